@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything the core can be told and everything it can ask for. Plain values: the core's whole language, written to
+// transcripts and (later) to the journal as they are.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "coordinator/core/request.h"
+#include "engine/base/ids.h"
+#include "engine/config/expert_placement.h"
+#include "engine/config/sampling_params.h"
+
+namespace shoal {
+
+// A worker process as the link knows it: one connection. A restarted worker is another one.
+using WorkerId = StrongId<struct WorkerTag, int64_t>;
+
+// --- What a rank must do in one step ----------------------------------------------------------------------------------
+
+// A sequence that enters a rank's batch with this plan: everything the worker must know of it. After a preemption or a
+// replay `tokens` holds prompt and committed tokens; `prompt_tokens` tells them apart (penalties, min_tokens).
+struct NewSequence {
+  SequenceId id;
+  std::vector<int32_t> tokens;
+  int32_t prompt_tokens = 0;
+  SamplingParams sampling;
+};
+
+// Rows of one sequence in this step: tokens [start, start + count). A decode row (count 1 at the end of what is known)
+// feeds the token sampled for this sequence in the step before, which only the worker knows yet.
+struct SequenceWork {
+  SequenceId id;
+  int32_t start = 0;
+  int32_t count = 0;
+  bool sample = false;                  // the last row's logits give the next token
+  bool prompt_logprobs = false;         // log-probabilities of the chunk's own tokens are wanted
+  std::vector<BlockId> new_blocks;      // appended to the sequence's block table before the step
+};
+
+// The plan of one step for one rank: a delta. `decode` names sequences that go on by one row each; the worker keeps
+// that set from step to step, and `work`, `stop_decode` and `forget` change it. A sequence whose work has
+// sample = true joins the decode set from the next step on by itself, so steady decode sends an empty plan.
+struct RankPlan {
+  std::vector<NewSequence> new_sequences;
+  std::vector<SequenceWork> work;             // prefill chunks, and decode rows that need new blocks
+  std::vector<SequenceId> stop_decode;        // leave the decode set, keep the state
+  std::vector<SequenceId> forget;             // leave the batch for good
+};
+
+struct StepPlan {
+  Epoch epoch;
+  StepId step;
+  absl::Duration timeout;  // of the whole step on the worker
+  RankPlan plan;
+};
+
+// One sampled token.
+struct SampledToken {
+  SequenceId sequence;
+  int32_t position = 0;  // of this token in the sequence: prompt tokens + tokens generated before it
+  int32_t token = 0;
+  std::optional<TokenLogprobs> logprobs;
+};
+// Log-probabilities of prompt tokens [position, position + logprobs.size()); the first token of a prompt has none.
+struct PromptLogprobs {
+  SequenceId sequence;
+  int32_t position = 0;
+  std::vector<TokenLogprobs> logprobs;
+};
+
+// --- Events -----------------------------------------------------------------------------------------------------------
+
+struct RequestArrived {
+  Request request;
+};
+// The client went away, or the API found a stop string (kStop): the choice (or all of them) ends now.
+struct RequestCancelled {
+  RequestId id;
+  std::optional<int32_t> choice;
+};
+// A worker dialled in and said what it is. The link has already refused other builds, models and numerics.
+struct WorkerJoined {
+  WorkerId worker;
+  std::string host;
+  int64_t pid = 0;
+  int64_t cache_blocks = 0;
+  std::optional<RankId> wanted_rank;  // a transport may fix it (MPI)
+};
+// It has loaded its experts and connected its exchange for the epoch it was assigned.
+struct WorkerReady {
+  WorkerId worker;
+  Epoch epoch;
+};
+// Connection closed, heartbeats missed, or the worker said it cannot go on.
+struct WorkerLost {
+  WorkerId worker;
+  std::string why;
+};
+struct StepDone {
+  WorkerId worker;
+  Epoch epoch;
+  StepId step;
+  absl::Status status;  // not OK: the exchange or the device failed; nothing was committed
+  std::vector<SampledToken> tokens;
+  std::vector<PromptLogprobs> prompt_logprobs;
+  absl::Duration busy;         // computing
+  absl::Duration waiting;      // in exchanges
+};
+struct Heartbeat {
+  WorkerId worker;
+};
+struct Tick {};        // time has passed: deadlines, heartbeats
+struct DrainStarted {};  // SIGTERM: finish what runs, refuse what comes
+
+using Event = std::variant<RequestArrived, RequestCancelled, WorkerJoined, WorkerReady, WorkerLost, StepDone, Heartbeat,
+                           Tick, DrainStarted>;
+
+// --- Commands ---------------------------------------------------------------------------------------------------------
+
+// Assign (or re-assign) a rank: load the experts that `placement` gives it, connect to the peers, answer WorkerReady.
+struct AssignRank {
+  WorkerId worker;
+  Epoch epoch;
+  RankId rank;
+  std::shared_ptr<const ExpertPlacement> placement;  // shared: immutable, one per epoch
+  std::vector<WorkerId> members;                     // by rank
+};
+struct SendPlan {
+  WorkerId worker;
+  StepPlan plan;
+};
+// Close the connection; the worker may dial in anew.
+struct EvictWorker {
+  WorkerId worker;
+  absl::Status why;
+};
+// Tokens of one choice, in order, never repeated, never skipped. With `finish` != kNone it is the last for the choice.
+struct Emit {
+  RequestId request;
+  int32_t choice = 0;
+  int32_t first_index = 0;  // index of tokens[0] among the choice's generated tokens
+  std::vector<int32_t> tokens;
+  std::vector<TokenLogprobs> logprobs;         // empty or one per token
+  std::vector<TokenLogprobs> prompt_logprobs;  // with the first emission, if asked for: for prompt tokens 1..
+  int32_t cached_prompt_tokens = 0;            // with the first emission
+  FinishReason finish = FinishReason::kNone;
+  absl::Status error;                          // with kError
+};
+// The request never ran: ResourceExhausted (queue full; 429), Unavailable (503), InvalidArgument (400).
+struct Reject {
+  RequestId request;
+  absl::Status why;
+  absl::Duration retry_after = absl::ZeroDuration();
+};
+struct Drained {};  // nothing runs any more
+
+using Command = std::variant<AssignRank, SendPlan, EvictWorker, Emit, Reject, Drained>;
+
+}  // namespace shoal

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which rank holds which expert: the map logical expert -> physical replicas, the same for every party in one epoch.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "engine/base/ids.h"
+
+namespace shoal {
+
+// Holders of every routed expert of every MoE layer. Layers are the model's decoder layers, dense ones with an empty
+// list; expert ids are logical, 0-based.
+class ExpertPlacement {
+ public:
+  // holders[layer][expert] = ranks that hold a copy, ascending, at least one. Errors: InvalidArgument naming layer and
+  // expert when a list is empty, unsorted, repeated or names a rank outside [0, world_size).
+  static absl::StatusOr<ExpertPlacement> Create(int world_size,
+                                                std::vector<std::vector<std::vector<RankId>>> holders);
+
+  // Contiguous: rank r holds experts [r*E/N, (r+1)*E/N) of each MoE layer. n_routed_experts[layer] is 0 for dense
+  // layers. Any 1 <= world_size <= E.
+  static absl::StatusOr<ExpertPlacement> Contiguous(int world_size, absl::Span<const int> n_routed_experts);
+
+  int world_size() const { return world_size_; }
+  int layers() const { return static_cast<int>(holders_.size()); }
+  absl::Span<const RankId> Holders(int layer, ExpertId expert) const {
+    return holders_[layer][expert.value()];
+  }
+  // The holder that `source`'s rows of this expert go to: the source itself if it is one, else one chosen by a rule
+  // that depends on nothing but the arguments.
+  RankId Target(int layer, ExpertId expert, RankId source) const;
+  // Experts of `layer` held by `rank`, ascending: the rank's local expert order.
+  std::vector<ExpertId> HeldBy(int layer, RankId rank) const;
+  // Number of experts of a layer (0: dense).
+  int n_routed_experts(int layer) const { return static_cast<int>(holders_[layer].size()); }
+
+  // JSON: {"world_size": N, "layers": [[[ranks of expert 0], [ranks of expert 1], ...], ...]} .
+  static absl::StatusOr<ExpertPlacement> FromJson(absl::string_view json);
+  std::string ToJson() const;
+
+  bool operator==(const ExpertPlacement&) const = default;
+
+ private:
+  int world_size_ = 0;
+  std::vector<std::vector<std::vector<RankId>>> holders_;
+};
+
+}  // namespace shoal

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a worker joins a unit: it opens its end of a transport, tells the coordinator the endpoint, and, once the roster is
+// known, connects. What comes out is the engine's Exchange.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "engine/base/ids.h"
+#include "engine/parallel/exchange.h"
+
+namespace shoal {
+
+struct TlsFiles {
+  std::string certificate;  // PEM files; all empty: no TLS
+  std::string key;
+  std::string ca;  // peers must present a certificate signed by it (mutual TLS)
+  bool enabled() const { return !certificate.empty(); }
+};
+
+struct FabricOptions {
+  std::string transport;           // "inprocess", "shm", "grpc", "mpi"
+  std::string cluster;             // names the unit on this host; part of every endpoint
+  std::string listen = "127.0.0.1:0";  // grpc: where to listen
+  TlsFiles tls;                    // grpc
+  size_t max_message_bytes = 0;    // Model::MaxMessageBytes; the same on all ranks, checked when connecting
+};
+
+class Fabric {
+ public:
+  virtual ~Fabric() = default;
+
+  // Errors: Unimplemented for a transport this build lacks; InvalidArgument; Unavailable with the address when
+  // listening fails.
+  static absl::StatusOr<std::unique_ptr<Fabric>> Create(const FabricOptions& options);
+
+  virtual absl::string_view transport() const = 0;
+  // Opaque to everybody but this transport; sent to the coordinator in the worker's hello.
+  virtual std::string endpoint() const = 0;
+  // The rank this transport insists on (MPI), else -1.
+  virtual int fixed_rank() const { return -1; }
+
+  // Connects to endpoints[r] of every rank r (size: world) for `epoch`, waiting for peers until `deadline`. All ranks
+  // call it with the same arguments but `rank`. The first call makes the Exchange; later ones (same rank and world)
+  // reconnect the same object to peers whose endpoints changed. The Fabric owns it. Errors name peer and endpoint.
+  virtual absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints,
+                                            absl::Time deadline) = 0;
+};
+
+}  // namespace shoal

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// The subcommands of the one program. Each adds itself to `app`, with its flags, and when chosen runs and stores the
+// process's exit code: 0 done, 1 failed (one line on stderr says why), 2 wrong usage.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace shoal {
+
+void AddTokenizeCommand(CLI::App& app, int& exit_code);
+
+}  // namespace shoal

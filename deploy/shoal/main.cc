@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// shoal: one program with subcommands. This folder is the only one that knows every concrete class.
+#include "deploy/shoal/commands.h"
+
+int main(int argc, char** argv) {
+  CLI::App app{"Shoal serves Mixture-of-Experts models on clusters, exactly."};
+  app.set_version_flag("--version", SHOAL_VERSION);
+  app.require_subcommand(1);
+  int exit_code = 0;
+  shoal::AddTokenizeCommand(app, exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : 2;
+  }
+  return exit_code;
+}

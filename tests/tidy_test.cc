@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shows that the house keeps its walls: every #include goes in the direction that ARCHITECTURE.md draws, backends do not
+// know each other, public headers stay free of the heavy libraries, and every file opens as it should. It reads the
+// sources themselves.
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kRoot = SHOAL_SOURCE_DIR;
+
+// Room -> rooms it may include beside itself. A room is the longest prefix of a file's folder that stands here. The rule
+// of the table in ARCHITECTURE.md, "Who may include whom".
+const std::map<std::string, std::set<std::string>>& AllowedIncludes() {
+  static const std::set<std::string> kFoundation = {"engine/base", "engine/config"};
+  static const std::set<std::string> kPorts = {"engine/base", "engine/config", "engine/tensor", "engine/device",
+                                               "engine/parallel"};
+  static const std::set<std::string> kEngine = {"engine/base",   "engine/config",  "engine/tensor", "engine/device",
+                                                "engine/parallel", "engine/weights", "engine/cache",  "engine/model",
+                                                "engine/sample"};
+  static const std::set<std::string> kWholeEngine = [] {
+    std::set<std::string> rooms = kEngine;
+    rooms.insert({"engine/text", "engine"});
+    return rooms;
+  }();
+  static const std::set<std::string> kWorker = [] {
+    std::set<std::string> rooms = kEngine;
+    rooms.insert({"comm", "proto"});
+    return rooms;
+  }();
+  static const std::set<std::string> kDeploy = [] {
+    std::set<std::string> rooms = kWholeEngine;
+    rooms.insert({"engine/device/cpu", "engine/device/reference", "comm", "proto", "worker", "coordinator",
+                  "coordinator/core", "coordinator/api", "coordinator/link"});
+    return rooms;
+  }();
+  static const std::map<std::string, std::set<std::string>> kTable = {
+      {"engine/base", {}},
+      {"engine/config", {"engine/base"}},
+      {"engine/text", {"engine/base"}},
+      {"engine/tensor", kFoundation},
+      {"engine/device", kPorts},
+      {"engine/device/cpu", kPorts},
+      {"engine/device/reference", kPorts},
+      {"engine/parallel", kPorts},
+      {"engine/weights", kEngine},
+      {"engine/cache", kEngine},
+      {"engine/model", kEngine},
+      {"engine/sample", kEngine},
+      {"engine", kWholeEngine},
+      {"comm", {"engine/base", "engine/config", "engine/tensor", "engine/device", "engine/parallel", "proto"}},
+      {"worker", kWorker},
+      {"coordinator/core", kFoundation},
+      {"coordinator/api", {"engine/base", "engine/config", "engine/text", "coordinator/core"}},
+      {"coordinator/link", {"engine/base", "engine/config", "coordinator/core", "proto"}},
+      {"coordinator",
+       {"engine/base", "engine/config", "engine/text", "coordinator/core", "coordinator/api", "coordinator/link"}},
+      {"deploy", kDeploy},
+  };
+  return kTable;
+}
+
+// The one place where backends are joined: it names each of them.
+const std::set<std::string> kRegistry = {"engine/device/registry.cc", "engine/device/CMakeLists.txt"};
+
+std::string RoomOf(const std::string& path) {
+  std::string best;
+  for (const auto& [room, allowed] : AllowedIncludes()) {
+    if (path.rfind(room + "/", 0) == 0 && room.size() > best.size()) best = room;
+  }
+  return best;
+}
+
+std::vector<fs::path> Sources(const std::vector<std::string>& folders) {
+  std::vector<fs::path> files;
+  for (const std::string& folder : folders) {
+    if (!fs::exists(kRoot / folder)) continue;
+    for (const auto& entry : fs::recursive_directory_iterator(kRoot / folder)) {
+      const std::string extension = entry.path().extension();
+      if (extension == ".h" || extension == ".cc") files.push_back(fs::relative(entry.path(), kRoot));
+    }
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::vector<std::string> Lines(const fs::path& file) {
+  std::ifstream in(kRoot / file);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+// The path within #include "..." or <...>, or empty.
+std::string IncludedPath(const std::string& line) {
+  if (line.rfind("#include ", 0) != 0) return "";
+  const size_t begin = line.find_first_of("\"<");
+  if (begin == std::string::npos) return "";
+  const size_t end = line.find_first_of("\">", begin + 1);
+  return line.substr(begin + 1, end - begin - 1);
+}
+
+const std::vector<std::string> kRooms = {"engine", "comm", "worker", "coordinator", "deploy"};
+
+TEST(Tidy, IncludesFollowTheDirectionOfTheHouse) {
+  const std::vector<fs::path> files = Sources(kRooms);
+  ASSERT_GT(files.size(), 20u);
+  for (const fs::path& file : files) {
+    const std::string room = RoomOf(file);
+    ASSERT_NE(room, "") << file << " stands in no room of the table";
+    for (const std::string& line : Lines(file)) {
+      const std::string target = IncludedPath(line);
+      EXPECT_NE(target.rfind("tests/", 0), 0u) << file << ": " << line;
+      EXPECT_NE(target.rfind("benchmarks/", 0), 0u) << file << ": " << line;
+      if (target.rfind("proto/", 0) == 0 && room != "proto") {
+        EXPECT_TRUE(AllowedIncludes().at(room).count("proto")) << file << ": " << line;
+        continue;
+      }
+      const std::string target_room = RoomOf(target);
+      if (target_room.empty() || target_room == room || kRegistry.count(file)) continue;
+      EXPECT_TRUE(AllowedIncludes().at(room).count(target_room))
+          << file << " (room " << room << ") may not include room " << target_room << ": " << line;
+    }
+  }
+}
+
+TEST(Tidy, HeadersStayFreeOfHeavyLibraries) {
+  // comm/grpc and the link's and worker's own adapters hide theirs behind a class; no header names these at all, except
+  // a room's private ones, which end in _internal.h, and the command line's.
+  const std::vector<std::string> heavy = {"grpc", "google/protobuf", "spdlog", "nlohmann", "boost", "yaml-cpp",
+                                          "prometheus", "proto/", "mpi.h", "openssl"};
+  for (const fs::path& file : Sources(kRooms)) {
+    if (file.extension() != ".h") continue;
+    if (file.filename().string().find("_internal.h") != std::string::npos) continue;
+    for (const std::string& line : Lines(file)) {
+      const std::string target = IncludedPath(line);
+      for (const std::string& library : heavy) {
+        EXPECT_NE(target.rfind(library, 0), 0u) << file << ": " << line;
+      }
+    }
+  }
+}
+
+TEST(Tidy, FilesOpenWithLicenceAndPurpose) {
+  for (const fs::path& file : Sources({"engine", "comm", "worker", "coordinator", "deploy", "tests", "benchmarks"})) {
+    const std::vector<std::string> lines = Lines(file);
+    ASSERT_FALSE(lines.empty()) << file;
+    EXPECT_EQ(lines[0], "// SPDX-License-Identifier: Apache-2.0") << file;
+    if (file.extension() == ".h") {
+      ASSERT_GT(lines.size(), 2u) << file;
+      EXPECT_EQ(lines[1].rfind("// ", 0), 0u) << file << ": a header says what it is for";
+      EXPECT_NE(std::find(lines.begin(), lines.end(), "#pragma once"), lines.end()) << file;
+    }
+  }
+}
+
+TEST(Tidy, EveryRoomHasAReadme) {
+  for (const char* room : {"engine", "engine/config", "engine/text", "engine/tensor", "engine/weights", "engine/device",
+                           "engine/cache", "engine/parallel", "engine/model", "engine/sample", "comm", "worker",
+                           "coordinator", "coordinator/core", "coordinator/api", "coordinator/link", "proto", "deploy",
+                           "tests", "benchmarks"}) {
+    EXPECT_TRUE(fs::exists(kRoot / room / "README.md")) << room;
+  }
+}
+
+TEST(Tidy, NoRoomIsALumberRoom) {
+  const std::set<std::string> banned = {"util", "utils", "common", "misc", "helpers", "impl"};
+  for (const fs::path& file : Sources({"engine", "comm", "worker", "coordinator", "deploy", "tests", "benchmarks"})) {
+    for (const fs::path& part : file) {
+      EXPECT_FALSE(banned.count(part.stem().string())) << file;
+    }
+  }
+}
+
+}  // namespace

@@ -20,7 +20,11 @@ struct QuantTensor {
   int64_t cols() const { return data.dim(1); }
 };
 
-// The same, dequantised to f32: out [N, K] f32, row-major, host memory.
+// Elements [begin, begin + count) of a floating-point tensor, exactly, as f32. Host memory.
+void LoadAsFloat(TensorView source, int64_t begin, int64_t count, float* out);
+
+// The whole weight dequantised: out [N, K] f32, row-major, host memory. One rounding, that of
+// value times scale in f32.
 void Dequantise(const QuantTensor& weight, TensorView out);
 
 }  // namespace shoal

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "coordinator/link/worker_link.h"
+
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <set>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "coordinator/link/translate.h"
+#include "coordinator/link/worker_session_internal.h"
+#include "engine/base/status_macros.h"
+
+namespace shoal {
+namespace {
+
+constexpr int kProtocolVersion = 1;
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream text;
+  if (!in || !(text << in.rdbuf())) {
+    return absl::NotFoundError(absl::StrCat(path, ": cannot be read: ", std::strerror(errno)));
+  }
+  return text.str();
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const LinkTls& tls) {
+  if (!tls.enabled()) return grpc::InsecureServerCredentials();
+  grpc::SslServerCredentialsOptions options(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  SHOAL_ASSIGN_OR_RETURN(options.pem_root_certs, ReadFile(tls.ca));
+  grpc::SslServerCredentialsOptions::PemKeyCertPair pair;
+  SHOAL_ASSIGN_OR_RETURN(pair.private_key, ReadFile(tls.key));
+  SHOAL_ASSIGN_OR_RETURN(pair.cert_chain, ReadFile(tls.certificate));
+  options.pem_key_cert_pairs.push_back(std::move(pair));
+  return grpc::SslServerCredentials(options);
+}
+
+// Why gRPC could not listen, which it does not say itself: tries the same and asks errno.
+absl::Status WhyNotListening(const std::string& host, const std::string& port) {
+  const std::string where = absl::StrCat("cannot listen on ", host, ":", port);
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  addrinfo* found = nullptr;
+  if (const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found); error != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(where, ": ", gai_strerror(error)));
+  }
+  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int failed = fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0 ? errno : 0;
+  if (fd >= 0) close(fd);
+  freeaddrinfo(found);
+  if (failed == EADDRINUSE) return absl::AlreadyExistsError(absl::StrCat(where, ": the port is in use"));
+  if (failed != 0) return absl::InvalidArgumentError(absl::StrCat(where, ": ", std::strerror(failed)));
+  return absl::InvalidArgumentError(absl::StrCat(where, ": gRPC refuses the address or the certificates"));
+}
+
+absl::Status Differs(absl::string_view what, absl::string_view wanted, absl::string_view found) {
+  if (wanted == found) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("worker refused: ", what, ": the cluster has '", wanted, "', the worker '", found, "'"));
+}
+
+}  // namespace
+
+class WorkerLink::Server final : public proto::Cluster::CallbackService, public WorkerSession::Owner {
+ public:
+  Server(WorkerLinkOptions options, Post post) : options_(std::move(options)), post_(std::move(post)) {}
+
+  absl::Status Listen();
+  std::string address() const { return address_; }
+
+  grpc::ServerBidiReactor<proto::WorkerMessage, proto::CoordinatorMessage>* Join(
+      grpc::CallbackServerContext* context) override;
+
+  absl::Status OnMessage(WorkerSession& session, const proto::WorkerMessage& message) override;
+  void OnEnd(WorkerSession& session, const absl::Status& why) override;
+  void OnDelete(WorkerSession& session) override;
+
+  void Send(WorkerId worker, const std::shared_ptr<const proto::CoordinatorMessage>& message);
+  void Assign(const AssignRank& command);
+  void Evict(WorkerId worker, const absl::Status& why);
+  void CloseSilent(absl::Time now);
+  void Shutdown(const std::string& reason, absl::Time deadline);
+
+ private:
+  absl::Status OnHello(WorkerSession& session, const proto::Hello& hello);
+  absl::Status CheckIdentity(const proto::Hello& hello) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const WorkerLinkOptions options_;
+  const Post post_;
+  std::string address_;
+  std::unique_ptr<grpc::Server> grpc_;
+
+  absl::Mutex mutex_;
+  std::set<WorkerSession*> sessions_ ABSL_GUARDED_BY(mutex_);
+  std::map<WorkerId, WorkerSession*> joined_ ABSL_GUARDED_BY(mutex_);
+  WorkerId next_worker_ ABSL_GUARDED_BY(mutex_) = WorkerId(1);
+  // What the connected workers agree on where the options leave it open.
+  std::string numerics_ ABSL_GUARDED_BY(mutex_);
+  std::string transport_ ABSL_GUARDED_BY(mutex_);
+};
+
+absl::Status WorkerLink::Server::Listen() {
+  const size_t colon = options_.listen.rfind(':');
+  if (colon == std::string::npos || colon == 0 || colon + 1 == options_.listen.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("'", options_.listen, "' is no address: want HOST:PORT"));
+  }
+  const std::string host = options_.listen.substr(0, colon);
+  SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<grpc::ServerCredentials> credentials, Credentials(options_.tls));
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort(options_.listen, credentials, &port);
+  builder.RegisterService(this);
+  builder.SetMaxReceiveMessageSize(static_cast<int>(options_.max_message_bytes));
+  builder.SetMaxSendMessageSize(static_cast<int>(options_.max_message_bytes));
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second coordinator must notice the first
+  // Pings find a host that vanished without a word; any rate the workers like is fine.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  grpc_ = builder.BuildAndStart();
+  if (grpc_ == nullptr || port == 0) {
+    std::string bare = host;  // without the brackets of [::1]
+    if (bare.size() > 2 && bare.front() == '[') bare = bare.substr(1, bare.size() - 2);
+    return WhyNotListening(bare, options_.listen.substr(colon + 1));
+  }
+  address_ = absl::StrCat(host, ":", port);
+  return absl::OkStatus();
+}
+
+grpc::ServerBidiReactor<proto::WorkerMessage, proto::CoordinatorMessage>* WorkerLink::Server::Join(
+    grpc::CallbackServerContext* context) {
+  auto* session = new WorkerSession(*this, *context, options_.max_outbound_messages, absl::Now());
+  bool full = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    full = sessions_.size() >= options_.max_workers;
+    sessions_.insert(session);
+  }
+  if (full) {
+    session->Close(absl::ResourceExhaustedError(absl::StrCat(options_.max_workers, " workers are connected already")));
+  } else {
+    session->BeginReading();
+  }
+  return session;
+}
+
+absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
+  const UnitIdentity& wanted = options_.identity;
+  if (joined_.empty()) {
+    numerics_ = wanted.numerics.empty() ? hello.numerics() : wanted.numerics;
+    transport_ = wanted.transport.empty() ? hello.transport() : wanted.transport;
+  }
+  SHOAL_RETURN_IF_ERROR(
+      Differs("protocol version", absl::StrCat(kProtocolVersion), absl::StrCat(hello.protocol_version())));
+  SHOAL_RETURN_IF_ERROR(Differs("build", wanted.build, hello.build()));
+  SHOAL_RETURN_IF_ERROR(Differs("model and weights", wanted.model, hello.model()));
+  SHOAL_RETURN_IF_ERROR(Differs("numerics", numerics_, hello.numerics()));
+  SHOAL_RETURN_IF_ERROR(Differs("transport", transport_, hello.transport()));
+  SHOAL_RETURN_IF_ERROR(
+      Differs("block-tokens", absl::StrCat(wanted.block_tokens), absl::StrCat(hello.block_tokens())));
+  SHOAL_RETURN_IF_ERROR(
+      Differs("max-batch-rows", absl::StrCat(wanted.max_batch_rows), absl::StrCat(hello.max_batch_rows())));
+  SHOAL_RETURN_IF_ERROR(Differs("max-running", absl::StrCat(wanted.max_running), absl::StrCat(hello.max_running())));
+  if (hello.cache_blocks() < 1) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker refused: it has ", hello.cache_blocks(), " cache blocks, want at least 1"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WorkerLink::Server::OnHello(WorkerSession& session, const proto::Hello& hello) {
+  WorkerIdentity identity;
+  identity.host = hello.host();
+  identity.pid = hello.pid();
+  WorkerSession* previous = nullptr;
+  WorkerId previous_worker;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (session.identity.has_value()) return absl::InvalidArgumentError("a second hello");
+    if (absl::Status status = CheckIdentity(hello); !status.ok()) {
+      if (options_.on_failure) options_.on_failure(identity, status);
+      return status;
+    }
+    for (const auto& [worker, other] : joined_) {
+      if (hello.boot_nonce() != 0 && other->boot_nonce == hello.boot_nonce()) {
+        previous = other;
+        previous_worker = worker;
+      }
+    }
+    if (previous != nullptr) {
+      // It dials anew before its old connection was seen to break.
+      joined_.erase(previous_worker);
+      previous->Close(absl::UnavailableError("the worker dialled anew"));
+    }
+    identity.worker = next_worker_;
+    next_worker_ = next_worker_.Next();
+    session.identity = identity;
+    session.endpoint = hello.endpoint();
+    session.boot_nonce = hello.boot_nonce();
+    joined_[identity.worker] = &session;
+  }
+  if (previous != nullptr) post_(WorkerLost{previous_worker, "the worker dialled anew"});
+  WorkerJoined joined;
+  joined.worker = identity.worker;
+  joined.host = identity.host;
+  joined.pid = identity.pid;
+  joined.cache_blocks = hello.cache_blocks();
+  if (hello.has_wanted_rank()) joined.wanted_rank = RankId(hello.wanted_rank());
+  if (!post_(std::move(joined))) return absl::ResourceExhaustedError("the coordinator's event queue is full");
+  return absl::OkStatus();
+}
+
+absl::Status WorkerLink::Server::OnMessage(WorkerSession& session, const proto::WorkerMessage& message) {
+  if (message.has_hello()) return OnHello(session, message.hello());
+  WorkerIdentity identity;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!session.identity.has_value()) return absl::InvalidArgumentError("the first message is no hello");
+    identity = *session.identity;
+  }
+  switch (message.body_case()) {
+    case proto::WorkerMessage::kHeartbeat:
+      post_(Heartbeat{identity.worker});  // if refused, the next one comes soon
+      return absl::OkStatus();
+    case proto::WorkerMessage::kStepDone: {
+      SHOAL_ASSIGN_OR_RETURN(StepDone done, FromProto(message.step_done(), identity.worker));
+      if (!post_(std::move(done))) return absl::ResourceExhaustedError("the coordinator's event queue is full");
+      return absl::OkStatus();
+    }
+    case proto::WorkerMessage::kReady:
+      if (!post_(WorkerReady{identity.worker, Epoch(message.ready().epoch())})) {
+        return absl::ResourceExhaustedError("the coordinator's event queue is full");
+      }
+      return absl::OkStatus();
+    case proto::WorkerMessage::kLoadProgress:
+      if (options_.on_progress) {
+        options_.on_progress(identity, message.load_progress().done_bytes(), message.load_progress().total_bytes());
+      }
+      return absl::OkStatus();
+    case proto::WorkerMessage::kGoodbye: {
+      const absl::Status why = FromProto(message.goodbye().status());
+      if (!why.ok() && options_.on_failure) options_.on_failure(identity, why);
+      return why.ok() ? absl::UnavailableError("the worker left") : why;
+    }
+    default:
+      return absl::InvalidArgumentError("an unknown message");
+  }
+}
+
+void WorkerLink::Server::OnEnd(WorkerSession& session, const absl::Status& why) {
+  std::optional<WorkerId> lost;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (session.identity.has_value() && joined_.erase(session.identity->worker) > 0) lost = session.identity->worker;
+  }
+  if (lost.has_value()) post_(WorkerLost{*lost, std::string(why.message())});
+}
+
+void WorkerLink::Server::OnDelete(WorkerSession& session) {
+  OnEnd(session, absl::UnavailableError("connection closed"));  // if nobody noticed before
+  absl::MutexLock lock(&mutex_);
+  sessions_.erase(&session);
+}
+
+void WorkerLink::Server::Send(WorkerId worker, const std::shared_ptr<const proto::CoordinatorMessage>& message) {
+  bool stuck = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = joined_.find(worker);
+    if (found == joined_.end() || found->second->Send(message)) return;
+    stuck = true;
+  }
+  if (stuck) {
+    Evict(worker, absl::ResourceExhaustedError("the worker does not read what it is sent"));
+    post_(WorkerLost{worker, "it does not read what it is sent"});
+  }
+}
+
+void WorkerLink::Server::Assign(const AssignRank& command) {
+  std::vector<std::string> endpoints;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (WorkerId member : command.members) {
+      const auto found = joined_.find(member);
+      endpoints.push_back(found == joined_.end() ? std::string() : found->second->endpoint);
+    }
+  }
+  auto message = std::make_shared<proto::CoordinatorMessage>();
+  ToProto(command, endpoints, *message->mutable_assign_rank());
+  Send(command.worker, message);
+}
+
+void WorkerLink::Server::Evict(WorkerId worker, const absl::Status& why) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = joined_.find(worker);
+  if (found == joined_.end()) return;
+  WorkerSession* session = found->second;
+  joined_.erase(found);
+  session->Close(why.ok() ? absl::UnavailableError("evicted") : why);
+}
+
+void WorkerLink::Server::CloseSilent(absl::Time now) {
+  absl::MutexLock lock(&mutex_);
+  for (WorkerSession* session : sessions_) {
+    if (!session->identity.has_value() && now - session->opened_at() > options_.hello_timeout) {
+      session->Close(absl::DeadlineExceededError("no hello arrived in time"));
+    }
+  }
+}
+
+void WorkerLink::Server::Shutdown(const std::string& reason, absl::Time deadline) {
+  if (grpc_ == nullptr) return;
+  auto message = std::make_shared<proto::CoordinatorMessage>();
+  message->mutable_shutdown()->set_reason(reason);
+  {
+    absl::MutexLock lock(&mutex_);
+    for (auto& [worker, session] : joined_) session->Send(message);
+    const auto none_left = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return sessions_.empty(); };
+    mutex_.AwaitWithDeadline(absl::Condition(&none_left), deadline);
+  }
+  grpc_->Shutdown(std::chrono::system_clock::now());  // cancels what is left and waits for it
+  grpc_->Wait();
+  grpc_ = nullptr;
+}
+
+absl::StatusOr<std::unique_ptr<WorkerLink>> WorkerLink::Start(WorkerLinkOptions options, Post post) {
+  auto server = std::make_unique<Server>(std::move(options), std::move(post));
+  SHOAL_RETURN_IF_ERROR(server->Listen());
+  return std::unique_ptr<WorkerLink>(new WorkerLink(std::move(server)));
+}
+
+WorkerLink::WorkerLink(std::unique_ptr<Server> server) : server_(std::move(server)) {}
+WorkerLink::~WorkerLink() { Shutdown("", absl::Now()); }
+
+std::string WorkerLink::address() const { return server_->address(); }
+
+void WorkerLink::Execute(const AssignRank& command) { server_->Assign(command); }
+
+void WorkerLink::Execute(const SendPlan& command) {
+  auto message = std::make_shared<proto::CoordinatorMessage>();
+  ToProto(command.plan, *message->mutable_step_plan());
+  server_->Send(command.worker, message);
+}
+
+void WorkerLink::Execute(const EvictWorker& command) { server_->Evict(command.worker, command.why); }
+
+void WorkerLink::Tick(absl::Time now) { server_->CloseSilent(now); }
+
+void WorkerLink::Shutdown(const std::string& reason, absl::Time deadline) { server_->Shutdown(reason, deadline); }
+
+}  // namespace shoal

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a checkpoint's `generation_config.json` says about sampling: the values a request gets when it names none.
+// What a checkpoint's `generation_config.json` says about sampling: the values a request gets when
+// it names none.
 #pragma once
 
 #include "absl/status/statusor.h"
@@ -15,9 +16,9 @@ struct SamplingDefaults {
   float repetition_penalty = 1.0f;
 };
 
-// Reads temperature, top_p, top_k, min_p and repetition_penalty; `do_sample: false` means temperature 0. An empty text
-// gives the defaults above. Errors: InvalidArgument for text that is no JSON object or a value outside its range, naming
-// the key, what was wanted and what was found.
+// Reads temperature, top_p, top_k, min_p and repetition_penalty; `do_sample: false` means
+// temperature 0. An empty text gives the defaults above. Errors: InvalidArgument for text that is
+// no JSON object or a value outside its range, naming the key, what was wanted and what was found.
 absl::StatusOr<SamplingDefaults> ParseSamplingDefaults(absl::string_view generation_config_json);
 
 }  // namespace shoal

@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: Apache-2.0
+// See http_connection_internal.h. One read is always pending while there is room for its bytes, so
+// that a client that goes away is noticed even while its answer is being made. End of input counts
+// as gone: a client that half-closes its connection gives up its answer.
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "coordinator/api/http_connection_internal.h"
+
+namespace shoal {
+namespace {
+
+namespace asio = boost::asio;
+namespace http = boost::beast::http;
+
+constexpr size_t kReadBytes = 16 << 10;
+// How much of further requests is read while one is being answered; enough to notice that the
+// client went.
+constexpr size_t kPipelineBytes = 64 << 10;
+// After the last answer of a connection: how long, and how much, we listen to a client that is
+// still sending. Closing at once would reset the connection and could destroy the answer on its
+// way.
+constexpr absl::Duration kLinger = absl::Seconds(2);
+constexpr size_t kLingerBytes = 64 << 20;
+
+std::chrono::nanoseconds ToChrono(absl::Duration duration) {
+  return absl::ToChronoNanoseconds(std::min(duration, absl::Hours(24 * 365)));
+}
+
+std::string HttpDate() {
+  return absl::FormatTime("%a, %d %b %Y %H:%M:%S GMT", absl::Now(), absl::UTCTimeZone());
+}
+
+}  // namespace
+
+// The handler's grip on the connection. Outlives it when the handler keeps it.
+class HttpConnection::Exchange : public HttpExchange,
+                                 public std::enable_shared_from_this<Exchange> {
+ public:
+  explicit Exchange(std::shared_ptr<HttpConnection> connection)
+      : strand_(connection->socket_.get_executor()), connection_(std::move(connection)) {}
+
+  void Respond(HttpResponse response) override {
+    if (!connection_) return;
+    connection_->WriteHead(response, response.body.size());
+    if (!connection_->head_request_) connection_->Queue(response.body);
+    Finish();
+  }
+
+  void StartStream(HttpResponse head) override {
+    if (!connection_) return;
+    streaming_ = true;
+    connection_->WriteHead(head, std::nullopt);
+    connection_->Flush();
+  }
+
+  void Write(absl::string_view piece) override {
+    if (!connection_ || piece.empty() || connection_->head_request_) return;
+    if (connection_->chunked_) {
+      connection_->Queue(absl::StrCat(absl::Hex(piece.size()), "\r\n"));
+      connection_->Queue(piece);
+      connection_->Queue("\r\n");
+    } else {
+      connection_->Queue(piece);
+    }
+    const size_t unsent =
+        connection_->writing_.size() - connection_->written_ + connection_->queued_.size();
+    if (unsent > connection_->options_.max_write_buffer_bytes) {
+      connection_->Close();
+    } else {
+      connection_->Flush();
+    }
+  }
+
+  void Finish() override {
+    if (!connection_) return;
+    if (streaming_ && connection_->chunked_ && !connection_->head_request_) {
+      connection_->Queue("0\r\n\r\n");
+    }
+    closed_ = nullptr;
+    const std::shared_ptr<HttpConnection> connection = std::move(connection_);
+    connection->FinishAnswer();
+  }
+
+  void Abort() override {
+    if (connection_) connection_->Close();
+  }
+
+  void OnClosed(std::function<void()> closed) override {
+    if (lost_) {
+      Post(std::move(closed));
+    } else if (connection_) {
+      closed_ = std::move(closed);
+    }
+  }
+
+  void Post(std::function<void()> function) override { asio::post(strand_, std::move(function)); }
+
+  void PostAfter(absl::Duration delay, std::function<void()> function) override {
+    auto timer = std::make_shared<asio::steady_timer>(strand_, ToChrono(delay));
+    timer->async_wait([timer, function = std::move(function)](ErrorCode) { function(); });
+  }
+
+  // The connection is gone and the answer was not finished.
+  void Lose() {
+    lost_ = true;
+    const std::shared_ptr<HttpConnection> connection = std::move(connection_);
+    // Not from within the call that found out: the handler may be in the middle of a Write.
+    if (closed_) Post(std::exchange(closed_, nullptr));
+  }
+
+ private:
+  asio::any_io_executor strand_;
+  std::shared_ptr<HttpConnection>
+      connection_;  // null once the answer is finished or the client lost
+  std::function<void()> closed_;
+  bool streaming_ = false;
+  bool lost_ = false;
+};
+
+HttpConnection::HttpConnection(Socket socket, asio::ssl::context* tls,
+                               const HttpServerOptions& options, HttpHandler& handler,
+                               HttpConnectionSet& set)
+    : options_(options),
+      handler_(handler),
+      set_(set),
+      socket_(std::move(socket)),
+      read_timer_(socket_.get_executor()),
+      write_timer_(socket_.get_executor()) {
+  if (tls != nullptr) tls_.emplace(socket_, *tls);
+  ErrorCode error;
+  const auto remote = socket_.remote_endpoint(error);
+  if (!error) peer_ = absl::StrCat(remote.address().to_string(), ":", remote.port());
+}
+
+HttpConnection::~HttpConnection() { set_.Remove(this); }
+
+void HttpConnection::Start() {
+  asio::dispatch(socket_.get_executor(), [self = shared_from_this()] {
+    ErrorCode ignored;
+    self->socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+    self->ArmReadDeadline(self->options_.header_timeout);
+    if (!self->tls_) {
+      self->phase_ = Phase::kIdle;
+      self->Read();
+      return;
+    }
+    self->tls_->async_handshake(asio::ssl::stream_base::server, [self](ErrorCode error) {
+      if (error || self->phase_ != Phase::kHandshake) return self->Close();
+      self->phase_ = Phase::kIdle;
+      self->Read();
+    });
+  });
+}
+
+void HttpConnection::Drain() {
+  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+    self->draining_ = true;
+    self->keep_alive_ = false;
+    if (self->phase_ == Phase::kIdle || self->phase_ == Phase::kHandshake) self->Close();
+  });
+}
+
+void HttpConnection::Kill() {
+  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->Close(); });
+}
+
+// --- Reading
+// ----------------------------------------------------------------------------------------------------------
+
+void HttpConnection::Read() {
+  if (reading_ || end_of_input_ || phase_ == Phase::kClosed) return;
+  if (phase_ == Phase::kResponding && input_.size() >= kPipelineBytes) return;
+  reading_ = true;
+  const auto buffer = input_.prepare(kReadBytes);
+  auto done = [self = shared_from_this()](ErrorCode error, size_t bytes) {
+    self->OnRead(error, bytes);
+  };
+  if (tls_) {
+    tls_->async_read_some(buffer, std::move(done));
+  } else {
+    socket_.async_read_some(buffer, std::move(done));
+  }
+}
+
+void HttpConnection::OnRead(ErrorCode error, size_t bytes) {
+  reading_ = false;
+  if (phase_ == Phase::kClosed) return;
+  if (error) {
+    end_of_input_ = true;
+    keep_alive_ = false;
+    // A finished answer still goes out; nobody waits for an unfinished one.
+    if (phase_ != Phase::kResponding || !answer_finished_) Close();
+    return;
+  }
+  input_.commit(bytes);
+  if (phase_ == Phase::kLingering) {
+    lingered_ += bytes;
+    input_.consume(input_.size());
+    if (lingered_ > kLingerBytes) return Close();
+    return Read();
+  }
+  if (phase_ != Phase::kResponding) Process();
+  Read();
+}
+
+void HttpConnection::Process() {
+  if (input_.size() == 0) return;
+  if (phase_ == Phase::kIdle) {
+    // Empty lines before a request are left by sloppy clients (RFC 9112 section 2.2).
+    auto data = input_.cdata();
+    const auto* bytes = static_cast<const char*>(data.data());
+    size_t blank = 0;
+    while (blank < data.size() && (bytes[blank] == '\r' || bytes[blank] == '\n')) ++blank;
+    input_.consume(blank);
+    if (input_.size() == 0) return;
+    parser_.emplace();
+    parser_->eager(true);
+    parser_->header_limit(static_cast<uint32_t>(options_.max_header_bytes));
+    parser_->body_limit(options_.max_body_bytes);
+    phase_ = Phase::kHeader;
+    ArmReadDeadline(options_.header_timeout);
+  }
+  while (!parser_->is_done()) {
+    if (input_.size() == 0) return;  // until more bytes come
+    ErrorCode error;
+    size_t used = 0;
+    try {
+      used = parser_->put(input_.cdata(), error);
+    } catch (const std::exception& e) {
+      return FailRequest(500, absl::StrCat("reading the request failed: ", e.what()));
+    }
+    input_.consume(used);
+    if (error && error != http::error::need_more) {
+      if (error == http::error::body_limit) {
+        return FailRequest(413, absl::StrCat("the body is larger than the limit of ",
+                                             options_.max_body_bytes, " bytes"));
+      }
+      if (error == http::error::header_limit) {
+        return FailRequest(431, absl::StrCat("the header is larger than the limit of ",
+                                             options_.max_header_bytes, " bytes"));
+      }
+      if (error == http::error::bad_version) {
+        return FailRequest(505, "want HTTP/1.1 or HTTP/1.0");
+      }
+      return FailRequest(400, absl::StrCat("malformed HTTP: ", error.message()));
+    }
+    if (parser_->is_header_done() && phase_ == Phase::kHeader) {
+      phase_ = Phase::kBody;
+      ArmReadDeadline(options_.body_timeout);
+      const auto expect = parser_->get()[http::field::expect];
+      if (!parser_->is_done() &&
+          absl::EqualsIgnoreCase(absl::string_view(expect.data(), expect.size()), "100-continue")) {
+        Queue("HTTP/1.1 100 Continue\r\n\r\n");
+        Flush();
+      }
+      continue;
+    }
+    if (error == http::error::need_more || used == 0) return;
+  }
+  Dispatch();
+}
+
+void HttpConnection::Dispatch() {
+  read_timer_.cancel();
+  phase_ = Phase::kResponding;
+  HttpRequest request;
+  auto message = parser_->release();
+  parser_.reset();
+  request.method = std::string(message.method_string());
+  const absl::string_view target(message.target().data(), message.target().size());
+  request.path = std::string(target.substr(0, target.find('?')));
+  for (const auto& field : message) {
+    request.headers.emplace_back(absl::AsciiStrToLower(absl::string_view(
+                                     field.name_string().data(), field.name_string().size())),
+                                 std::string(field.value()));
+  }
+  request.body = std::move(message.body());
+  request.peer = peer_;
+
+  keep_alive_ = message.keep_alive() && !draining_;
+  http_1_0_ = message.version() == 10;
+  head_request_ = request.method == "HEAD";
+  answer_finished_ = false;
+  exchange_ = std::make_shared<Exchange>(shared_from_this());
+  const std::shared_ptr<Exchange> exchange = exchange_;
+  try {
+    handler_.OnRequest(std::move(request), exchange);
+  } catch (const std::exception& e) {
+    // A third party's exception, out of memory included. The handler has not answered, or is half
+    // way through it.
+    if (exchange_ == exchange && !answer_finished_) Close();
+  }
+}
+
+void HttpConnection::FailRequest(int status, const std::string& message) {
+  read_timer_.cancel();
+  phase_ = Phase::kResponding;
+  parser_.reset();
+  keep_alive_ = false;
+  http_1_0_ = false;
+  head_request_ = false;
+  answer_finished_ = false;
+  exchange_ = std::make_shared<Exchange>(shared_from_this());
+  std::shared_ptr<Exchange>(exchange_)->Respond(handler_.ProtocolError(status, message));
+}
+
+// --- Answering
+// --------------------------------------------------------------------------------------------------------
+
+void HttpConnection::WriteHead(const HttpResponse& head, std::optional<size_t> content_length) {
+  if (draining_) keep_alive_ = false;
+  chunked_ = !content_length && !http_1_0_;
+  if (!content_length && http_1_0_) keep_alive_ = false;  // the end of the connection ends the body
+  const auto reason = http::obsolete_reason(http::int_to_status(head.status));
+  std::string text =
+      absl::StrCat("HTTP/1.1 ", head.status, " ", absl::string_view(reason.data(), reason.size()),
+                   "\r\nDate: ", HttpDate(), "\r\nServer: shoal\r\n");
+  if (!head.content_type.empty())
+    absl::StrAppend(&text, "Content-Type: ", head.content_type, "\r\n");
+  for (const auto& [name, value] : head.headers) absl::StrAppend(&text, name, ": ", value, "\r\n");
+  if (content_length) absl::StrAppend(&text, "Content-Length: ", *content_length, "\r\n");
+  if (chunked_) text += "Transfer-Encoding: chunked\r\n";
+  if (!keep_alive_) {
+    text += "Connection: close\r\n";
+  } else if (http_1_0_) {
+    text += "Connection: keep-alive\r\n";
+  }
+  text += "\r\n";
+  Queue(text);
+}
+
+void HttpConnection::Queue(absl::string_view bytes) { queued_.append(bytes.data(), bytes.size()); }
+
+void HttpConnection::FinishAnswer() {
+  answer_finished_ = true;
+  Flush();
+}
+
+void HttpConnection::Flush() {
+  if (phase_ == Phase::kClosed || !writing_.empty()) return;  // OnWritten goes on
+  if (queued_.empty()) {
+    if (phase_ == Phase::kResponding && answer_finished_) AnswerSent();
+    return;
+  }
+  writing_.swap(queued_);
+  written_ = 0;
+  WriteSome();
+}
+
+void HttpConnection::WriteSome() {
+  ArmWriteDeadline();
+  const auto buffer = asio::buffer(writing_.data() + written_, writing_.size() - written_);
+  auto done = [self = shared_from_this()](ErrorCode error, size_t bytes) {
+    self->OnWritten(error, bytes);
+  };
+  if (tls_) {
+    tls_->async_write_some(buffer, std::move(done));
+  } else {
+    socket_.async_write_some(buffer, std::move(done));
+  }
+}
+
+void HttpConnection::OnWritten(ErrorCode error, size_t bytes) {
+  if (phase_ == Phase::kClosed) return;
+  if (error) return Close();
+  written_ += bytes;
+  if (written_ < writing_.size()) return WriteSome();
+  write_timer_.cancel();
+  writing_.clear();
+  Flush();
+}
+
+void HttpConnection::AnswerSent() {
+  exchange_.reset();
+  answer_finished_ = false;
+  if (!keep_alive_ || draining_) return CloseGracefully();
+  phase_ = Phase::kIdle;
+  ArmReadDeadline(options_.idle_timeout);
+  // By way of the executor: a client with thousands of pipelined requests must not deepen the
+  // stack.
+  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+    if (self->phase_ != Phase::kIdle) return;
+    self->Process();
+    self->Read();
+  });
+}
+
+// --- Deadlines and the end
+// --------------------------------------------------------------------------------------------
+
+void HttpConnection::ArmReadDeadline(absl::Duration timeout) {
+  read_timer_.expires_after(ToChrono(timeout));
+  read_timer_.async_wait([self = shared_from_this()](ErrorCode error) {
+    // A timer that was re-armed after it had fired, but before this ran, expires in the future.
+    if (error || self->read_timer_.expiry() > std::chrono::steady_clock::now()) return;
+    self->OnReadDeadline();
+  });
+}
+
+void HttpConnection::OnReadDeadline() {
+  switch (phase_) {
+    case Phase::kHeader:
+      return FailRequest(408, absl::StrCat("the header did not arrive within ",
+                                           absl::FormatDuration(options_.header_timeout)));
+    case Phase::kBody:
+      return FailRequest(408, absl::StrCat("the body did not arrive within ",
+                                           absl::FormatDuration(options_.body_timeout)));
+    case Phase::kResponding:
+      return;
+    default:
+      return Close();
+  }
+}
+
+void HttpConnection::ArmWriteDeadline() {
+  write_timer_.expires_after(ToChrono(options_.write_timeout));
+  write_timer_.async_wait([self = shared_from_this()](ErrorCode error) {
+    if (error || self->write_timer_.expiry() > std::chrono::steady_clock::now()) return;
+    if (!self->writing_.empty()) self->Close();
+  });
+}
+
+void HttpConnection::CloseGracefully() {
+  phase_ = Phase::kLingering;
+  ArmReadDeadline(kLinger);
+  input_.consume(input_.size());
+  if (tls_) {
+    // Says goodbye and waits for the client's; the deadline above cuts it short.
+    tls_->async_shutdown([self = shared_from_this()](ErrorCode) { self->Close(); });
+    return;
+  }
+  ErrorCode ignored;
+  socket_.shutdown(Socket::shutdown_send, ignored);
+  Read();
+}
+
+void HttpConnection::Close() {
+  if (phase_ == Phase::kClosed) return;
+  phase_ = Phase::kClosed;
+  read_timer_.cancel();
+  write_timer_.cancel();
+  ErrorCode ignored;
+  socket_.close(ignored);
+  set_.Remove(this);
+  if (const std::shared_ptr<Exchange> exchange = std::move(exchange_)) exchange->Lose();
+}
+
+// --- The set of connections
+// -------------------------------------------------------------------------------------------
+
+bool HttpConnectionSet::Add(const std::shared_ptr<HttpConnection>& connection, size_t limit) {
+  absl::MutexLock lock(&mutex_);
+  if (closed_ || connections_.size() >= limit) return false;
+  connections_.emplace(connection.get(), connection);
+  return true;
+}
+
+void HttpConnectionSet::Remove(HttpConnection* connection) {
+  absl::MutexLock lock(&mutex_);
+  connections_.erase(connection);
+}
+
+std::vector<std::shared_ptr<HttpConnection>> HttpConnectionSet::All() const {
+  std::vector<std::shared_ptr<HttpConnection>> all;
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [pointer, weak] : connections_) {
+    if (auto connection = weak.lock()) all.push_back(std::move(connection));
+  }
+  return all;
+}
+
+size_t HttpConnectionSet::size() const {
+  absl::MutexLock lock(&mutex_);
+  return connections_.size();
+}
+
+bool HttpConnectionSet::WaitEmpty(absl::Time deadline) const {
+  absl::MutexLock lock(&mutex_);
+  return mutex_.AwaitWithDeadline(
+      absl::Condition(
+          +[](const HttpConnectionSet* set)
+               ABSL_NO_THREAD_SAFETY_ANALYSIS { return set->connections_.empty(); },
+          this),
+      deadline);
+}
+
+void HttpConnectionSet::Close() {
+  absl::MutexLock lock(&mutex_);
+  closed_ = true;
+}
+
+}  // namespace shoal

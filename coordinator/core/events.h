@@ -151,6 +151,7 @@ struct Emit {
   int32_t cached_prompt_tokens = 0;            // with the first emission
   FinishReason finish = FinishReason::kNone;
   absl::Status error;                          // with kError
+  absl::Duration queued = absl::ZeroDuration();  // with the first emission: from arrival to the first planned chunk
 };
 // The request never ran: ResourceExhausted (queue full; 429), Unavailable (503), InvalidArgument (400).
 struct Reject {

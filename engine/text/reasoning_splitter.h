@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Splits what R1 and V3.1 write into thoughts (`reasoning_content`) and answer (`content`) while it streams.
+// Splits what R1 and V3.1 write into thoughts (`reasoning_content`) and answer (`content`) while it
+// streams.
 #pragma once
 
 #include <string>
@@ -8,10 +9,11 @@
 
 namespace shoal {
 
-// The rule: output is [<think>] thoughts </think> answer. The opening marker stands at the very start of the output or
-// not at all; when the prompt already opened the thought (RenderedPrompt::starts_in_reasoning) it may be repeated and
-// is dropped. The first </think> ends the thought; later markers are ordinary text. White space is kept.
-// Markers may be cut anywhere between pushes: text that may still become one is held back. Not thread-safe.
+// The rule: output is [<think>] thoughts </think> answer. The opening marker stands at the very
+// start of the output or not at all; when the prompt already opened the thought
+// (RenderedPrompt::starts_in_reasoning) it may be repeated and is dropped. The first </think> ends
+// the thought; later markers are ordinary text. White space is kept. Markers may be cut anywhere
+// between pushes: text that may still become one is held back. Not thread-safe.
 class ReasoningSplitter {
  public:
   struct Delta {

@@ -9,15 +9,15 @@
 
 namespace shoal {
 
-// The text of a growing sequence. All Push results and the Flush, concatenated, equal Tokenizer::Decode of the ids.
-// Not thread-safe; one per stream.
+// The text of a growing sequence. All Push results and the Flush, concatenated, equal
+// Tokenizer::Decode of the ids. Not thread-safe; one per stream.
 class StreamDecoder {
  public:
   // `tokenizer` must outlive the decoder. `skip_special` as in Tokenizer::Decode.
   StreamDecoder(const Tokenizer& tokenizer, bool skip_special);
 
-  // Appends a token and returns what may be shown now: everything but an unfinished code point at the end. Bytes that
-  // can no longer become valid are U+FFFD at once.
+  // Appends a token and returns what may be shown now: everything but an unfinished code point at
+  // the end. Bytes that can no longer become valid are U+FFFD at once.
   std::string Push(int32_t id);
 
   // The stream is over: returns what was held back, as U+FFFD. The decoder is then as new.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// UTF-8 with the Unicode standard's treatment of ill-formed bytes (section 3.9, "maximal subparts"; the same as Rust's
-// from_utf8_lossy, so our deltas equal the reference tokenizer's decoding).
+// UTF-8 with the Unicode standard's treatment of ill-formed bytes (section 3.9, "maximal subparts";
+// the same as Rust's from_utf8_lossy, so our deltas equal the reference tokenizer's decoding).
 #pragma once
 
 #include <cstddef>

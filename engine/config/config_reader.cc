@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/config/config_reader_internal.h"
+#include "engine/config/json_internal.h"
 
 namespace shoal {
 namespace {
@@ -31,10 +32,11 @@ bool AsInteger(const nlohmann::json& value, int64_t* out) {
 absl::StatusOr<ConfigReader> ConfigReader::Parse(absl::string_view name, absl::string_view text) {
   ConfigReader reader;
   reader.name_ = std::string(name);
-  reader.object_ = nlohmann::json::parse(text.begin(), text.end(), nullptr, false);
-  if (reader.object_.is_discarded()) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": not valid JSON"));
+  auto json = ParseJson(text);
+  if (!json.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": ", json.status().message()));
   }
+  reader.object_ = *std::move(json);
   if (!reader.object_.is_object()) {
     return absl::InvalidArgumentError(
         absl::StrCat(name, ": want a JSON object, found ", reader.object_.type_name()));

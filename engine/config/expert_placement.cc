@@ -2,11 +2,11 @@
 #include "engine/config/expert_placement.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "engine/config/json_internal.h"
 
 namespace shoal {
 namespace {
@@ -97,8 +97,10 @@ absl::StatusOr<ExpertPlacement> ExpertPlacement::FromJson(absl::string_view text
   const auto fail = [](auto&&... what) {
     return absl::InvalidArgumentError(absl::StrCat("expert placement: ", what...));
   };
-  const nlohmann::json json = nlohmann::json::parse(text.begin(), text.end(), nullptr, false);
-  if (!json.is_object()) return fail("not a JSON object");
+  const auto parsed = ParseJson(text);
+  if (!parsed.ok()) return fail(parsed.status().message());
+  const nlohmann::json& json = *parsed;
+  if (!json.is_object()) return fail("want a JSON object");
   const auto world = json.find("world_size");
   if (world == json.end() || !world->is_number_integer() || *world < 1 || *world > kMaxWorldSize) {
     return fail("world_size: want an integer 1..", kMaxWorldSize, ", found ",

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a model costs, counted from its config alone: parameters, cache, FLOPs and bytes per token,
+// memory per worker. The bounds that benchmarks are held against, and what `shoal inspect` prints.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/config/expert_placement.h"
+#include "engine/config/model_config.h"
+
+namespace shoal {
+
+struct ModelCost {
+  // Parameters. The multi-token-prediction layers are not counted.
+  int64_t total_parameters = 0;
+  int64_t active_parameters =
+      0;  // that one token multiplies by: with the head, without the embedding's row
+  int64_t embedding_parameters = 0;  // of the input embedding
+  int64_t expert_parameters = 0;     // of one routed expert; 0 if there are none
+
+  // Weight bytes as stored: bf16, or FP8 with one f32 scale per block where the config says so.
+  int64_t total_bytes = 0;
+  int64_t fixed_bytes =
+      0;  // read for every step whatever it routes: attention, dense and shared FFN, routers, head
+  int64_t expert_bytes = 0;  // of one routed expert
+  int64_t moe_layers = 0;
+  int64_t n_routed_experts = 0;  // per MoE layer
+  int64_t num_experts_per_tok = 0;
+
+  // Cache, per token of context and whole model, 2 bytes an element.
+  int64_t cache_bytes_per_token = 0;
+  int64_t mha_bytes_per_token = 0;    // multi-head attention of the same shape
+  int64_t gqa_8_bytes_per_token = 0;  // grouped-query attention with 8 heads of 128
+
+  int64_t attention_flops_per_context_token =
+      0;  // absorbed form: for one decoded token, per token of context
+
+  // FLOPs for one token decoded at `context` tokens; a multiply-add is 2.
+  int64_t FlopsPerToken(int64_t context) const {
+    return 2 * active_parameters + attention_flops_per_context_token * context;
+  }
+  // Bytes that one decode step of `batch` sequences reads: the experts that so many tokens hit
+  // under uniform routing, E * (1 - (1 - K/E)^batch), everything fixed once, and each sequence's
+  // cache.
+  double BytesPerStep(int64_t batch, int64_t context) const;
+};
+
+ModelCost ComputeModelCost(const ModelConfig& config);
+
+// Weight bytes that `rank` holds: what every rank holds, and its experts.
+int64_t WeightBytesOfRank(const ModelConfig& config, const ExpertPlacement& placement, RankId rank);
+
+}  // namespace shoal

@@ -5,8 +5,15 @@
 
 #include <CLI/CLI.hpp>
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
 namespace shoal {
 
+void AddInspectCommand(CLI::App& app, int& exit_code);
 void AddTokenizeCommand(CLI::App& app, int& exit_code);
+
+// The exit code for `status`; says what failed on stderr: "shoal inspect: <message>".
+int ReportStatus(absl::string_view command, const absl::Status& status);
 
 }  // namespace shoal

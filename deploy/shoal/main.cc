@@ -7,7 +7,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", SHOAL_VERSION);
   app.require_subcommand(1);
   int exit_code = 0;
-  shoal::AddTokenizeCommand(app, exit_code);
+  shoal::AddInspectCommand(app, exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

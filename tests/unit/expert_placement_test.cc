@@ -62,8 +62,8 @@ TEST(ExpertPlacement, JsonBothWays) {
 
 TEST(ExpertPlacement, RefusesWhatIsNoPlacement) {
   for (const auto& [json, message] : std::vector<std::pair<std::string, std::string>>{
-           {"", "not a JSON object"},
-           {"[]", "not a JSON object"},
+           {"", "not valid JSON"},
+           {"[]", "want a JSON object"},
            {"{}", "world_size"},
            {R"({"world_size": 0, "layers": []})", "world_size"},
            {R"({"world_size": 1e9, "layers": []})", "world_size"},
@@ -76,7 +76,9 @@ TEST(ExpertPlacement, RefusesWhatIsNoPlacement) {
            {R"({"world_size": 2, "layers": [[[-1]]]})", "layer 0 expert 0"},
            {R"({"world_size": 2, "layers": [[[1, 0]]]})", "ascending"},
            {R"({"world_size": 2, "layers": [[[1, 1]]]})", "ascending"},
-           {R"({"world_size": 2, "layers": [[["\ud800"]]]})", "not a JSON object"}}) {
+           {R"({"world_size": 2, "layers": [[["\ud800"]]]})", "not valid JSON"},
+           {R"({"world_size": 2, "layers": [], "layers": []})", "layers occurs twice"},
+           {std::string(100000, '['), "nested too deep"}}) {
     const auto placement = ExpertPlacement::FromJson(json);
     EXPECT_EQ(placement.status().code(), absl::StatusCode::kInvalidArgument) << json;
     EXPECT_THAT(placement.status().message(), HasSubstr(message)) << json;

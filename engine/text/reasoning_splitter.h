@@ -30,11 +30,11 @@ class ReasoningSplitter {
   // Whether there was a thought, even an empty one: tells `reasoning_content: ""` from none.
   bool has_reasoning() const { return has_reasoning_; }
   // Whether the thought is still open: what comes next is reasoning.
-  bool in_reasoning() const { return state_ == State::kReasoning; }
+  bool in_reasoning() const;
 
  private:
   enum class State { kStart, kReasoning, kContent };
-  void Drain(bool final, Delta& delta);
+  Delta Drain(bool final);
 
   State state_ = State::kStart;
   bool starts_in_reasoning_;

@@ -23,12 +23,13 @@ namespace shoal::golden {
 inline std::string TextFolder() { return std::string(SHOAL_SOURCE_DIR) + "/tests/golden/text"; }
 
 // The lines of tests/golden/text/`name`.jsonl; a fixture that cannot be read fails the test.
-inline std::vector<nlohmann::json> ReadFixture(const std::string& name) {
+inline std::vector<nlohmann::ordered_json> ReadFixture(const std::string& name) {
   const std::string path = TextFolder() + "/" + name + ".jsonl";
   std::ifstream in(path);
   EXPECT_TRUE(in) << path;
-  std::vector<nlohmann::json> rows;
-  for (std::string line; std::getline(in, line);) rows.push_back(nlohmann::json::parse(line));
+  std::vector<nlohmann::ordered_json> rows;
+  for (std::string line; std::getline(in, line);)
+    rows.push_back(nlohmann::ordered_json::parse(line));
   EXPECT_FALSE(rows.empty()) << path;
   return rows;
 }

@@ -19,7 +19,8 @@ class TokenizerGolden : public testing::TestWithParam<const char*> {};
 TEST_P(TokenizerGolden, EncodesAndDecodesEveryText) {
   SHOAL_TOKENIZER_OR_SKIP(tokenizer, GetParam());
   int cases = 0;
-  for (const nlohmann::json& row : golden::ReadFixture(std::string("tokenizer-") + GetParam())) {
+  for (const nlohmann::ordered_json& row :
+       golden::ReadFixture(std::string("tokenizer-") + GetParam())) {
     const std::string text = row.at("text");
     const Ids ids = row.at("ids").get<Ids>();
     const Ids ids_plain = row.contains("ids_plain") ? row["ids_plain"].get<Ids>() : ids;
@@ -60,7 +61,7 @@ INSTANTIATE_TEST_SUITE_P(All, TokenizerGolden, testing::Values("tiny", "v2", "v3
 TEST(StreamDecoderGolden, EmitsExactlyWhatMayBeShown) {
   int run = 0;
   std::map<std::string, int> skipped;
-  for (const nlohmann::json& row : golden::ReadFixture("detokenize-stream")) {
+  for (const nlohmann::ordered_json& row : golden::ReadFixture("detokenize-stream")) {
     const std::string name = row.at("tokenizer");
     if (!golden::TokenizerDirectory(name).has_value()) {
       ++skipped[name];

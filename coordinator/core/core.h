@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "coordinator/core/events.h"
 #include "engine/config/expert_placement.h"
@@ -26,7 +27,13 @@ struct CoreConfig {
   bool prefix_cache = true;
   absl::Duration step_timeout = absl::Seconds(30);
   absl::Duration heartbeat_timeout = absl::Milliseconds(300);
+  absl::Duration loading_timeout = absl::Minutes(30);  // from AssignRank to WorkerReady
+  // A lost worker or a failed step ends running requests with an error. With this they are computed
+  // again from prompt and committed tokens instead, as after a preemption; no client notices.
+  bool replay_on_failure = false;
 };
+// InvalidArgument naming the first value that makes no sense, and what was wanted.
+absl::Status Validate(const CoreConfig& config);
 
 // What an operator sees: `GET /cluster`, `shoal status`, `/metrics`.
 struct WorkerSnapshot {
@@ -58,6 +65,7 @@ struct ClusterSnapshot {
 class Core {
  public:
   virtual ~Core() = default;
+  // Requires Validate(config).ok().
   static std::unique_ptr<Core> Create(const CoreConfig& config);
 
   // Folds one event into the cluster's state and appends what must be done about it.

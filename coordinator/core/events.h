@@ -24,7 +24,8 @@ using WorkerId = StrongId<struct WorkerTag, int64_t>;
 // --- What a rank must do in one step ----------------------------------------------------------------------------------
 
 // A sequence that enters a rank's batch with this plan: everything the worker must know of it. After a preemption or a
-// replay `tokens` holds prompt and committed tokens; `prompt_tokens` tells them apart (penalties, min_tokens).
+// replay `tokens` holds prompt and committed tokens; `prompt_tokens` tells them apart (penalties, min_tokens). The id
+// names one stay in a batch: a sequence that comes back has another one. Ids grow.
 struct NewSequence {
   SequenceId id;
   std::vector<int32_t> tokens;
@@ -33,19 +34,25 @@ struct NewSequence {
 };
 
 // Rows of one sequence in this step: tokens [start, start + count). A decode row (count 1 at the end of what is known)
-// feeds the token sampled for this sequence in the step before, which only the worker knows yet.
+// feeds the token sampled for this sequence in the step before, which only the worker knows yet. The first work of a
+// sequence may start behind rows that the prefix cache has; its `new_blocks` begin with the blocks that hold them.
 struct SequenceWork {
   SequenceId id;
   int32_t start = 0;
   int32_t count = 0;
   bool sample = false;                  // the last row's logits give the next token
-  bool prompt_logprobs = false;         // log-probabilities of the chunk's own tokens are wanted
+  bool prompt_logprobs = false;         // the rows' logits also give the log-probabilities of the prompt tokens that
+                                        // follow them: [start + 1, min(start + count, prompt_tokens - 1)], inclusive
   std::vector<BlockId> new_blocks;      // appended to the sequence's block table before the step
 };
 
-// The plan of one step for one rank: a delta. `decode` names sequences that go on by one row each; the worker keeps
-// that set from step to step, and `work`, `stop_decode` and `forget` change it. A sequence whose work has
-// sample = true joins the decode set from the next step on by itself, so steady decode sends an empty plan.
+// The plan of one step for one rank: a delta. The decode set is the sequences that go on by one row each; the worker
+// keeps it from step to step, and `work`, `stop_decode` and `forget` change it. A sequence whose work has
+// sample = true joins the decode set from the next step on by itself, so steady decode sends an empty plan. Work for a
+// sequence of the decode set stands for its decode row of this step. To be applied in this order: forget, stop_decode,
+// new_sequences, work: a block may go from a forgotten sequence to another one in the same plan.
+// Rows of all sequences are at most CoreConfig::max_batch_rows, rows whose logits are wanted at most
+// CoreConfig::max_running_sequences.
 struct RankPlan {
   std::vector<NewSequence> new_sequences;
   std::vector<SequenceWork> work;             // prefill chunks, and decode rows that need new blocks
@@ -60,14 +67,15 @@ struct StepPlan {
   RankPlan plan;
 };
 
-// One sampled token.
+// One sampled token. A StepDone has one for every row that samples, best by ascending sequence.
 struct SampledToken {
   SequenceId sequence;
   int32_t position = 0;  // of this token in the sequence: prompt tokens + tokens generated before it
   int32_t token = 0;
   std::optional<TokenLogprobs> logprobs;
 };
-// Log-probabilities of prompt tokens [position, position + logprobs.size()); the first token of a prompt has none.
+// Log-probabilities of prompt tokens [position, position + logprobs.size()); the first token of a prompt has none. A
+// StepDone has one for every work that asked, with all of its tokens.
 struct PromptLogprobs {
   SequenceId sequence;
   int32_t position = 0;
@@ -79,7 +87,8 @@ struct PromptLogprobs {
 struct RequestArrived {
   Request request;
 };
-// The client went away, or the API found a stop string (kStop): the choice (or all of them) ends now.
+// The client went away, or the API found a stop string (kStop): the choice (or all of them) ends now. Answered by a last
+// Emit with kCancelled for each choice that had not ended.
 struct RequestCancelled {
   RequestId id;
   std::optional<int32_t> choice;
@@ -90,7 +99,7 @@ struct WorkerJoined {
   std::string host;
   int64_t pid = 0;
   int64_t cache_blocks = 0;
-  std::optional<RankId> wanted_rank;  // a transport may fix it (MPI)
+  std::optional<RankId> wanted_rank;  // a transport may fix it (MPI). Held by another that wants it: evicted
 };
 // It has loaded its experts and connected its exchange for the epoch it was assigned.
 struct WorkerReady {
@@ -106,7 +115,8 @@ struct StepDone {
   WorkerId worker;
   Epoch epoch;
   StepId step;
-  absl::Status status;  // not OK: the exchange or the device failed; nothing was committed
+  absl::Status status;  // not OK: nothing was committed, and the epoch ends. DeadlineExceeded, Unavailable, Aborted
+                        // and Cancelled speak of peers; after any other code the worker itself is evicted
   std::vector<SampledToken> tokens;
   std::vector<PromptLogprobs> prompt_logprobs;
   absl::Duration busy;         // computing
@@ -115,7 +125,9 @@ struct StepDone {
 struct Heartbeat {
   WorkerId worker;
 };
-struct Tick {};        // time has passed: deadlines, heartbeats
+// Time has passed: deadlines, heartbeats. A worker is lost when it is found silent for the heartbeat timeout at two Ticks
+// in a row, so that a coordinator that stood still does not blame its workers. Best every 50 ms or so.
+struct Tick {};
 struct DrainStarted {};  // SIGTERM: finish what runs, refuse what comes
 
 using Event = std::variant<RequestArrived, RequestCancelled, WorkerJoined, WorkerReady, WorkerLost, StepDone, Heartbeat,
@@ -124,6 +136,8 @@ using Event = std::variant<RequestArrived, RequestCancelled, WorkerJoined, Worke
 // --- Commands ---------------------------------------------------------------------------------------------------------
 
 // Assign (or re-assign) a rank: load the experts that `placement` gives it, connect to the peers, answer WorkerReady.
+// Plans and sequences of older epochs are void; cache blocks keep their contents if the worker keeps its rank. A worker
+// keeps its rank for life. Sent to all members when every rank has a worker.
 struct AssignRank {
   WorkerId worker;
   Epoch epoch;
@@ -141,6 +155,7 @@ struct EvictWorker {
   absl::Status why;
 };
 // Tokens of one choice, in order, never repeated, never skipped. With `finish` != kNone it is the last for the choice.
+// An end token (SamplingParams::end_token_ids) gives kStop and is not among the tokens, nor its logprobs.
 struct Emit {
   RequestId request;
   int32_t choice = 0;
@@ -148,18 +163,19 @@ struct Emit {
   std::vector<int32_t> tokens;
   std::vector<TokenLogprobs> logprobs;         // empty or one per token
   std::vector<TokenLogprobs> prompt_logprobs;  // with the first emission, if asked for: for prompt tokens 1..
-  int32_t cached_prompt_tokens = 0;            // with the first emission
+  int32_t cached_prompt_tokens = 0;            // with the first emission; the same for all choices
   FinishReason finish = FinishReason::kNone;
   absl::Status error;                          // with kError
   absl::Duration queued = absl::ZeroDuration();  // with the first emission: from arrival to the first planned chunk
 };
-// The request never ran: ResourceExhausted (queue full; 429), Unavailable (503), InvalidArgument (400).
+// The request never ran: ResourceExhausted (queue full; 429), Unavailable (503), InvalidArgument (400),
+// DeadlineExceeded (504). Nothing else is said of it.
 struct Reject {
   RequestId request;
   absl::Status why;
   absl::Duration retry_after = absl::ZeroDuration();
 };
-struct Drained {};  // nothing runs any more
+struct Drained {};  // after DrainStarted, once: nothing waits or runs any more
 
 using Command = std::variant<AssignRank, SendPlan, EvictWorker, Emit, Reject, Drained>;
 

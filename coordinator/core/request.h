@@ -12,6 +12,8 @@
 
 namespace shoal {
 
+inline constexpr int32_t kMaxChoices = 128;  // Request::n; more is InvalidArgument
+
 struct Request {
   RequestId id;                        // chosen by the API, unique for the coordinator's life
   std::vector<int32_t> prompt;         // at least one token, all < vocab_size

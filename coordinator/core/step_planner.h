@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plans one step of the whole unit: which rows of which sequences every rank computes, written as
+// changes to what it does anyway.
+#pragma once
+
+#include <vector>
+
+#include "absl/time/time.h"
+#include "coordinator/core/events.h"
+#include "coordinator/core/scheduler.h"
+#include "coordinator/core/serving_state.h"
+
+namespace shoal {
+
+class StepPlanner {
+ public:
+  // Plans steps while there is something to compute and fewer than ServingState::kMaxInFlight are
+  // sent and not committed: one SendPlan for every rank, also for those without rows. A step may be
+  // planned before the tokens it feeds are known; only the worker needs them.
+  void PlanSteps(ServingState& state, absl::Time now, std::vector<Command>& commands);
+
+ private:
+  // The plan of one rank in the making.
+  struct Draft {
+    RankPlan plan;
+    RankRoom room;
+    std::vector<Expected> expected;
+    std::vector<Sequence*> prefilled;  // sequences with a chunk in this step
+    bool has_rows = false;
+  };
+
+  bool PlanStep(ServingState& state, absl::Time now, std::vector<Command>& commands);
+  // Lets sequences of lower priority yield to the one whose turn it is, if that makes room for it.
+  void MakeRoom(ServingState& state);
+  // Ends stays whose last row is planned.
+  void LetLeave(ServingState& state, RankBatch& rank);
+  // Gives decoding sequences the blocks that their next rows need; the most junior ones yield when
+  // there are none left.
+  void GrowTables(ServingState& state, RankBatch& rank);
+  void PlanDecode(RankBatch& rank, Draft& draft);
+  void PlanPrefill(RankBatch& rank, Draft& draft);
+  // Adds the sequence's next chunk, if it gets any rows.
+  void PlanChunk(Sequence& sequence, RankBatch& rank, Draft& draft);
+  // Gives waiting sequences places, in their order, until one finds none.
+  void Admit(ServingState& state);
+  void Send(ServingState& state, absl::Time now, std::vector<Command>& commands);
+
+  std::vector<Draft> drafts_;       // by rank; kept for their memory
+  std::vector<RankRoom> room_;      // by rank, while admitting
+  std::vector<Sequence*> chunked_;  // of one rank, by seniority
+};
+
+// Ends a stay because its blocks are needed: the sequence goes back to the front of the queue and
+// will be computed again from its prompt and committed tokens, with the same result.
+void Preempt(ServingState& state, Sequence& sequence);
+
+// Takes a running sequence out of its batch.
+void LeaveBatch(ServingState& state, Sequence& sequence);
+
+// Lets the further choices of a request wait for a place themselves.
+void ReleaseHeld(ServingState& state, LiveRequest& request);
+
+}  // namespace shoal

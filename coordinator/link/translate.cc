@@ -32,8 +32,9 @@ void ToProto(const SamplingParams& params, proto::Sampling& message) {
 
 absl::StatusOr<TokenLogprobs> FromProto(const proto::TokenLogprobs& message) {
   if (message.top_tokens_size() != message.top_logprobs_size()) {
-    return absl::InvalidArgumentError(absl::StrCat("logprobs: ", message.top_tokens_size(), " tokens, ",
-                                                   message.top_logprobs_size(), " values"));
+    return absl::InvalidArgumentError(absl::StrCat("logprobs: ", message.top_tokens_size(),
+                                                   " tokens, ", message.top_logprobs_size(),
+                                                   " values"));
   }
   TokenLogprobs logprobs;
   logprobs.chosen = message.chosen();
@@ -71,7 +72,8 @@ void ToProto(const StepPlan& plan, proto::StepPlan& message) {
   for (SequenceId id : plan.plan.forget) message.add_forget(id.value());
 }
 
-void ToProto(const AssignRank& command, const std::vector<std::string>& endpoints, proto::AssignRank& message) {
+void ToProto(const AssignRank& command, const std::vector<std::string>& endpoints,
+             proto::AssignRank& message) {
   message.Clear();
   message.set_epoch(command.epoch.value());
   message.set_rank(command.rank.value());
@@ -89,9 +91,11 @@ void ToProto(const AssignRank& command, const std::vector<std::string>& endpoint
 }
 
 absl::Status FromProto(const proto::Status& message) {
-  const bool known = message.code() >= 0 && message.code() <= static_cast<int>(absl::StatusCode::kUnauthenticated);
-  return absl::Status(known ? static_cast<absl::StatusCode>(message.code()) : absl::StatusCode::kUnknown,
-                      message.message());
+  const bool known =
+      message.code() >= 0 && message.code() <= static_cast<int>(absl::StatusCode::kUnauthenticated);
+  return absl::Status(
+      known ? static_cast<absl::StatusCode>(message.code()) : absl::StatusCode::kUnknown,
+      message.message());
 }
 
 absl::StatusOr<StepDone> FromProto(const proto::StepDone& message, WorkerId worker) {
@@ -108,8 +112,9 @@ absl::StatusOr<StepDone> FromProto(const proto::StepDone& message, WorkerId work
   done.tokens.reserve(message.tokens_size());
   for (const proto::SampledToken& in : message.tokens()) {
     if (in.position() < 1 || in.token() < 0) {
-      return absl::InvalidArgumentError(absl::StrCat("step result: sequence ", in.sequence(), ": token ", in.token(),
-                                                     " at position ", in.position()));
+      return absl::InvalidArgumentError(absl::StrCat("step result: sequence ", in.sequence(),
+                                                     ": token ", in.token(), " at position ",
+                                                     in.position()));
     }
     SampledToken token;
     token.sequence = SequenceId(in.sequence());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Core's values <-> messages on a worker's stream. The core never sees protobuf; what a peer sends is checked here, so
-// that only well-formed events reach it.
+// Core's values <-> messages on a worker's stream. The core never sees protobuf; what a peer sends
+// is checked here, so that only well-formed events reach it.
 #pragma once
 
 #include <string>
@@ -23,12 +23,14 @@ class StepPlan;
 void ToProto(const StepPlan& plan, proto::StepPlan& message);
 
 // Replaces `message` by `command`; endpoints[r] is where rank r listens.
-void ToProto(const AssignRank& command, const std::vector<std::string>& endpoints, proto::AssignRank& message);
+void ToProto(const AssignRank& command, const std::vector<std::string>& endpoints,
+             proto::AssignRank& message);
 
 // An unknown code becomes kUnknown.
 absl::Status FromProto(const proto::Status& message);
 
-// Errors: InvalidArgument naming the field when counts contradict each other or a number is out of its range.
+// Errors: InvalidArgument naming the field when counts contradict each other or a number is out of
+// its range.
 absl::StatusOr<StepDone> FromProto(const proto::StepDone& message, WorkerId worker);
 
 }  // namespace shoal

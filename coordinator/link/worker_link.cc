@@ -38,7 +38,8 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const LinkTls& tls) {
   if (!tls.enabled()) return grpc::InsecureServerCredentials();
-  grpc::SslServerCredentialsOptions options(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  grpc::SslServerCredentialsOptions options(
+      GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
   SHOAL_ASSIGN_OR_RETURN(options.pem_root_certs, ReadFile(tls.ca));
   grpc::SslServerCredentialsOptions::PemKeyCertPair pair;
   SHOAL_ASSIGN_OR_RETURN(pair.private_key, ReadFile(tls.key));
@@ -61,22 +62,27 @@ absl::Status WhyNotListening(const std::string& host, const std::string& port) {
   const int failed = fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0 ? errno : 0;
   if (fd >= 0) close(fd);
   freeaddrinfo(found);
-  if (failed == EADDRINUSE) return absl::AlreadyExistsError(absl::StrCat(where, ": the port is in use"));
-  if (failed != 0) return absl::InvalidArgumentError(absl::StrCat(where, ": ", std::strerror(failed)));
-  return absl::InvalidArgumentError(absl::StrCat(where, ": gRPC refuses the address or the certificates"));
+  if (failed == EADDRINUSE)
+    return absl::AlreadyExistsError(absl::StrCat(where, ": the port is in use"));
+  if (failed != 0)
+    return absl::InvalidArgumentError(absl::StrCat(where, ": ", std::strerror(failed)));
+  return absl::InvalidArgumentError(
+      absl::StrCat(where, ": gRPC refuses the address or the certificates"));
 }
 
 absl::Status Differs(absl::string_view what, absl::string_view wanted, absl::string_view found) {
   if (wanted == found) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("worker refused: ", what, ": the cluster has '", wanted, "', the worker '", found, "'"));
+  return absl::FailedPreconditionError(absl::StrCat("worker refused: ", what, ": the cluster has '",
+                                                    wanted, "', the worker '", found, "'"));
 }
 
 }  // namespace
 
-class WorkerLink::Server final : public proto::Cluster::CallbackService, public WorkerSession::Owner {
+class WorkerLink::Server final : public proto::Cluster::CallbackService,
+                                 public WorkerSession::Owner {
  public:
-  Server(WorkerLinkOptions options, Post post) : options_(std::move(options)), post_(std::move(post)) {}
+  Server(WorkerLinkOptions options, Post post)
+      : options_(std::move(options)), post_(std::move(post)) {}
 
   absl::Status Listen();
   std::string address() const { return address_; }
@@ -115,17 +121,20 @@ class WorkerLink::Server final : public proto::Cluster::CallbackService, public 
 absl::Status WorkerLink::Server::Listen() {
   const size_t colon = options_.listen.rfind(':');
   if (colon == std::string::npos || colon == 0 || colon + 1 == options_.listen.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("'", options_.listen, "' is no address: want HOST:PORT"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", options_.listen, "' is no address: want HOST:PORT"));
   }
   const std::string host = options_.listen.substr(0, colon);
-  SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<grpc::ServerCredentials> credentials, Credentials(options_.tls));
+  SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<grpc::ServerCredentials> credentials,
+                         Credentials(options_.tls));
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort(options_.listen, credentials, &port);
   builder.RegisterService(this);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options_.max_message_bytes));
   builder.SetMaxSendMessageSize(static_cast<int>(options_.max_message_bytes));
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second coordinator must notice the first
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT,
+                             0);  // a second coordinator must notice the first
   // Pings find a host that vanished without a word; any rate the workers like is fine.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5000);
@@ -153,7 +162,8 @@ grpc::ServerBidiReactor<proto::WorkerMessage, proto::CoordinatorMessage>* Worker
     sessions_.insert(session);
   }
   if (full) {
-    session->Close(absl::ResourceExhaustedError(absl::StrCat(options_.max_workers, " workers are connected already")));
+    session->Close(absl::ResourceExhaustedError(
+        absl::StrCat(options_.max_workers, " workers are connected already")));
   } else {
     session->BeginReading();
   }
@@ -166,20 +176,21 @@ absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
     numerics_ = wanted.numerics.empty() ? hello.numerics() : wanted.numerics;
     transport_ = wanted.transport.empty() ? hello.transport() : wanted.transport;
   }
-  SHOAL_RETURN_IF_ERROR(
-      Differs("protocol version", absl::StrCat(kProtocolVersion), absl::StrCat(hello.protocol_version())));
+  SHOAL_RETURN_IF_ERROR(Differs("protocol version", absl::StrCat(kProtocolVersion),
+                                absl::StrCat(hello.protocol_version())));
   SHOAL_RETURN_IF_ERROR(Differs("build", wanted.build, hello.build()));
   SHOAL_RETURN_IF_ERROR(Differs("model and weights", wanted.model, hello.model()));
   SHOAL_RETURN_IF_ERROR(Differs("numerics", numerics_, hello.numerics()));
   SHOAL_RETURN_IF_ERROR(Differs("transport", transport_, hello.transport()));
+  SHOAL_RETURN_IF_ERROR(Differs("block-tokens", absl::StrCat(wanted.block_tokens),
+                                absl::StrCat(hello.block_tokens())));
+  SHOAL_RETURN_IF_ERROR(Differs("max-batch-rows", absl::StrCat(wanted.max_batch_rows),
+                                absl::StrCat(hello.max_batch_rows())));
   SHOAL_RETURN_IF_ERROR(
-      Differs("block-tokens", absl::StrCat(wanted.block_tokens), absl::StrCat(hello.block_tokens())));
-  SHOAL_RETURN_IF_ERROR(
-      Differs("max-batch-rows", absl::StrCat(wanted.max_batch_rows), absl::StrCat(hello.max_batch_rows())));
-  SHOAL_RETURN_IF_ERROR(Differs("max-running", absl::StrCat(wanted.max_running), absl::StrCat(hello.max_running())));
+      Differs("max-running", absl::StrCat(wanted.max_running), absl::StrCat(hello.max_running())));
   if (hello.cache_blocks() < 1) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("worker refused: it has ", hello.cache_blocks(), " cache blocks, want at least 1"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "worker refused: it has ", hello.cache_blocks(), " cache blocks, want at least 1"));
   }
   return absl::OkStatus();
 }
@@ -222,16 +233,19 @@ absl::Status WorkerLink::Server::OnHello(WorkerSession& session, const proto::He
   joined.pid = identity.pid;
   joined.cache_blocks = hello.cache_blocks();
   if (hello.has_wanted_rank()) joined.wanted_rank = RankId(hello.wanted_rank());
-  if (!post_(std::move(joined))) return absl::ResourceExhaustedError("the coordinator's event queue is full");
+  if (!post_(std::move(joined)))
+    return absl::ResourceExhaustedError("the coordinator's event queue is full");
   return absl::OkStatus();
 }
 
-absl::Status WorkerLink::Server::OnMessage(WorkerSession& session, const proto::WorkerMessage& message) {
+absl::Status WorkerLink::Server::OnMessage(WorkerSession& session,
+                                           const proto::WorkerMessage& message) {
   if (message.has_hello()) return OnHello(session, message.hello());
   WorkerIdentity identity;
   {
     absl::MutexLock lock(&mutex_);
-    if (!session.identity.has_value()) return absl::InvalidArgumentError("the first message is no hello");
+    if (!session.identity.has_value())
+      return absl::InvalidArgumentError("the first message is no hello");
     identity = *session.identity;
   }
   switch (message.body_case()) {
@@ -240,7 +254,8 @@ absl::Status WorkerLink::Server::OnMessage(WorkerSession& session, const proto::
       return absl::OkStatus();
     case proto::WorkerMessage::kStepDone: {
       SHOAL_ASSIGN_OR_RETURN(StepDone done, FromProto(message.step_done(), identity.worker));
-      if (!post_(std::move(done))) return absl::ResourceExhaustedError("the coordinator's event queue is full");
+      if (!post_(std::move(done)))
+        return absl::ResourceExhaustedError("the coordinator's event queue is full");
       return absl::OkStatus();
     }
     case proto::WorkerMessage::kReady:
@@ -250,7 +265,8 @@ absl::Status WorkerLink::Server::OnMessage(WorkerSession& session, const proto::
       return absl::OkStatus();
     case proto::WorkerMessage::kLoadProgress:
       if (options_.on_progress) {
-        options_.on_progress(identity, message.load_progress().done_bytes(), message.load_progress().total_bytes());
+        options_.on_progress(identity, message.load_progress().done_bytes(),
+                             message.load_progress().total_bytes());
       }
       return absl::OkStatus();
     case proto::WorkerMessage::kGoodbye: {
@@ -267,7 +283,8 @@ void WorkerLink::Server::OnEnd(WorkerSession& session, const absl::Status& why) 
   std::optional<WorkerId> lost;
   {
     absl::MutexLock lock(&mutex_);
-    if (session.identity.has_value() && joined_.erase(session.identity->worker) > 0) lost = session.identity->worker;
+    if (session.identity.has_value() && joined_.erase(session.identity->worker) > 0)
+      lost = session.identity->worker;
   }
   if (lost.has_value()) post_(WorkerLost{*lost, std::string(why.message())});
 }
@@ -278,7 +295,8 @@ void WorkerLink::Server::OnDelete(WorkerSession& session) {
   sessions_.erase(&session);
 }
 
-void WorkerLink::Server::Send(WorkerId worker, const std::shared_ptr<const proto::CoordinatorMessage>& message) {
+void WorkerLink::Server::Send(WorkerId worker,
+                              const std::shared_ptr<const proto::CoordinatorMessage>& message) {
   bool stuck = false;
   {
     absl::MutexLock lock(&mutex_);
@@ -307,12 +325,17 @@ void WorkerLink::Server::Assign(const AssignRank& command) {
 }
 
 void WorkerLink::Server::Evict(WorkerId worker, const absl::Status& why) {
-  absl::MutexLock lock(&mutex_);
-  const auto found = joined_.find(worker);
-  if (found == joined_.end()) return;
-  WorkerSession* session = found->second;
-  joined_.erase(found);
-  session->Close(why.ok() ? absl::UnavailableError("evicted") : why);
+  WorkerIdentity identity;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = joined_.find(worker);
+    if (found == joined_.end()) return;
+    WorkerSession* session = found->second;
+    joined_.erase(found);
+    identity = *session->identity;
+    session->Close(why.ok() ? absl::UnavailableError("evicted") : why);
+  }
+  if (options_.on_evicted) options_.on_evicted(identity, why);
 }
 
 void WorkerLink::Server::CloseSilent(absl::Time now) {
@@ -331,7 +354,8 @@ void WorkerLink::Server::Shutdown(const std::string& reason, absl::Time deadline
   {
     absl::MutexLock lock(&mutex_);
     for (auto& [worker, session] : joined_) session->Send(message);
-    const auto none_left = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return sessions_.empty(); };
+    const auto none_left = [this]()
+                               ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return sessions_.empty(); };
     mutex_.AwaitWithDeadline(absl::Condition(&none_left), deadline);
   }
   grpc_->Shutdown(std::chrono::system_clock::now());  // cancels what is left and waits for it
@@ -339,7 +363,8 @@ void WorkerLink::Server::Shutdown(const std::string& reason, absl::Time deadline
   grpc_ = nullptr;
 }
 
-absl::StatusOr<std::unique_ptr<WorkerLink>> WorkerLink::Start(WorkerLinkOptions options, Post post) {
+absl::StatusOr<std::unique_ptr<WorkerLink>> WorkerLink::Start(WorkerLinkOptions options,
+                                                              Post post) {
   auto server = std::make_unique<Server>(std::move(options), std::move(post));
   SHOAL_RETURN_IF_ERROR(server->Listen());
   return std::unique_ptr<WorkerLink>(new WorkerLink(std::move(server)));
@@ -358,10 +383,14 @@ void WorkerLink::Execute(const SendPlan& command) {
   server_->Send(command.worker, message);
 }
 
-void WorkerLink::Execute(const EvictWorker& command) { server_->Evict(command.worker, command.why); }
+void WorkerLink::Execute(const EvictWorker& command) {
+  server_->Evict(command.worker, command.why);
+}
 
 void WorkerLink::Tick(absl::Time now) { server_->CloseSilent(now); }
 
-void WorkerLink::Shutdown(const std::string& reason, absl::Time deadline) { server_->Shutdown(reason, deadline); }
+void WorkerLink::Shutdown(const std::string& reason, absl::Time deadline) {
+  server_->Shutdown(reason, deadline);
+}
 
 }  // namespace shoal

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The coordinator's end of the workers' streams: a gRPC server that turns messages into the core's events and the
-// core's commands into messages. It decides one thing alone: whether a worker is of the same build, model and numerics.
+// The coordinator's end of the workers' streams: a gRPC server that turns messages into the core's
+// events and the core's commands into messages. It decides one thing alone: whether a worker is of
+// the same build, model and numerics.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +25,8 @@ struct LinkTls {
   bool enabled() const { return !certificate.empty(); }
 };
 
-// What a worker must equal to join. `numerics` and `transport` may be empty: then the first worker sets them for as long
-// as any worker is connected.
+// What a worker must equal to join. `numerics` and `transport` may be empty: then the first worker
+// sets them for as long as any worker is connected.
 struct UnitIdentity {
   std::string build;
   std::string model;
@@ -48,21 +49,25 @@ struct WorkerLinkOptions {
   LinkTls tls;
   UnitIdentity identity;
   size_t max_message_bytes = size_t{64} << 20;
-  size_t max_workers = 4096;               // connections; more are refused
-  size_t max_outbound_messages = 1024;     // per worker; a worker that does not read them is lost
+  size_t max_workers = 4096;            // connections; more are refused
+  size_t max_outbound_messages = 1024;  // per worker; a worker that does not read them is lost
   absl::Duration hello_timeout = absl::Seconds(10);
   // Observers, called from gRPC's threads; must only enqueue. May be null.
   std::function<void(const WorkerIdentity&, int64_t done_bytes, int64_t total_bytes)> on_progress;
   // A worker was refused, or said goodbye with an error.
   std::function<void(const WorkerIdentity&, const absl::Status&)> on_failure;
+  // The core evicted a worker: it may hang, and its supervisor may want to end it.
+  std::function<void(const WorkerIdentity&, const absl::Status&)> on_evicted;
 };
 
 class WorkerLink {
  public:
-  // Takes an event for the core from any thread; must only enqueue. False: refused, the queue is full.
+  // Takes an event for the core from any thread; must only enqueue. False: refused, the queue is
+  // full.
   using Post = std::function<bool(Event)>;
 
-  // Errors: InvalidArgument for an unusable address; AlreadyExists when the port is in use; NotFound for TLS files.
+  // Errors: InvalidArgument for an unusable address; AlreadyExists when the port is in use;
+  // NotFound for TLS files.
   static absl::StatusOr<std::unique_ptr<WorkerLink>> Start(WorkerLinkOptions options, Post post);
   ~WorkerLink();  // Shutdown("", now)
   WorkerLink(const WorkerLink&) = delete;
@@ -70,14 +75,16 @@ class WorkerLink {
 
   std::string address() const;  // HOST:PORT, the port resolved
 
-  // The core's commands. Never block; a worker that is gone meanwhile is no error (its WorkerLost is on its way).
+  // The core's commands. Never block; a worker that is gone meanwhile is no error (its WorkerLost
+  // is on its way).
   void Execute(const AssignRank& command);
   void Execute(const SendPlan& command);
   void Execute(const EvictWorker& command);
   // Time passes: closes connections that never said hello.
   void Tick(absl::Time now);
 
-  // Tells every worker to leave and closes all streams, at `deadline` by force. Blocks; not from the core's thread.
+  // Tells every worker to leave and closes all streams, at `deadline` by force. Blocks; not from
+  // the core's thread.
   void Shutdown(const std::string& reason, absl::Time deadline);
 
  private:

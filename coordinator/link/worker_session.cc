@@ -5,7 +5,8 @@
 
 namespace shoal {
 
-WorkerSession::WorkerSession(Owner& owner, grpc::CallbackServerContext& context, size_t max_outbound, absl::Time now)
+WorkerSession::WorkerSession(Owner& owner, grpc::CallbackServerContext& context,
+                             size_t max_outbound, absl::Time now)
     : owner_(owner), context_(context), max_outbound_(max_outbound), opened_at_(now) {}
 
 bool WorkerSession::Send(std::shared_ptr<const proto::CoordinatorMessage> message) {
@@ -16,20 +17,23 @@ bool WorkerSession::Send(std::shared_ptr<const proto::CoordinatorMessage> messag
     outbound_.push_back(std::move(message));
     if (outbound_.size() == 1) first = outbound_.front().get();
   }
-  // Outside the lock, which no other thread needs for this: a queue that is not empty is a write in flight.
+  // Outside the lock, which no other thread needs for this: a queue that is not empty is a write in
+  // flight.
   if (first != nullptr) StartWrite(first);
   return true;
 }
 
 void WorkerSession::Close(const absl::Status& status) {
-  const grpc::Status finish(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
+  const grpc::Status finish(static_cast<grpc::StatusCode>(status.code()),
+                            std::string(status.message()));
   {
     absl::MutexLock lock(&mutex_);
     if (closing_) return;
     closing_ = true;
     close_status_ = finish;
     if (!outbound_.empty()) {
-      // A write is in flight: OnWriteDone finishes. The peer may have stopped reading, so do not wait for it.
+      // A write is in flight: OnWriteDone finishes. The peer may have stopped reading, so do not
+      // wait for it.
       context_.TryCancel();
       return;
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One worker's stream: a gRPC reactor that reads one message after the other, writes from a bounded queue with never two
-// writes in flight, and reports its end once. Deletes itself when gRPC is done with it.
+// One worker's stream: a gRPC reactor that reads one message after the other, writes from a bounded
+// queue with never two writes in flight, and reports its end once. Deletes itself when gRPC is done
+// with it.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,8 @@
 
 namespace shoal {
 
-class WorkerSession final : public grpc::ServerBidiReactor<proto::WorkerMessage, proto::CoordinatorMessage> {
+class WorkerSession final
+    : public grpc::ServerBidiReactor<proto::WorkerMessage, proto::CoordinatorMessage> {
  public:
   class Owner {
    public:
@@ -32,7 +34,8 @@ class WorkerSession final : public grpc::ServerBidiReactor<proto::WorkerMessage,
     virtual void OnDelete(WorkerSession& session) = 0;
   };
 
-  WorkerSession(Owner& owner, grpc::CallbackServerContext& context, size_t max_outbound, absl::Time now);
+  WorkerSession(Owner& owner, grpc::CallbackServerContext& context, size_t max_outbound,
+                absl::Time now);
   void BeginReading() { StartRead(&incoming_); }
 
   // Queues a message. False when the queue is full or the session is closing.
@@ -61,7 +64,8 @@ class WorkerSession final : public grpc::ServerBidiReactor<proto::WorkerMessage,
   proto::WorkerMessage incoming_;  // owned by the read in flight
 
   absl::Mutex mutex_;
-  std::deque<std::shared_ptr<const proto::CoordinatorMessage>> outbound_ ABSL_GUARDED_BY(mutex_);  // front: in flight
+  std::deque<std::shared_ptr<const proto::CoordinatorMessage>> outbound_
+      ABSL_GUARDED_BY(mutex_);  // front: in flight
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::Status close_status_ ABSL_GUARDED_BY(mutex_);
 };

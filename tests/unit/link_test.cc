@@ -1,0 +1,509 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shows that the two ends of a worker's stream understand each other: plans and results arrive as
+// they were sent, a worker that differs in one thing is refused with both values, a broken
+// connection is an event at once, and a peer that talks nonsense loses its connection and nothing
+// else. Both ends run in this process, over loopback.
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "coordinator/link/translate.h"
+#include "coordinator/link/worker_link.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "proto/cluster.pb.h"
+#include "worker/coordinator_link.h"
+
+namespace shoal {
+namespace {
+
+using ::testing::HasSubstr;
+
+// The core's queue, seen by the test.
+class Events {
+ public:
+  bool Post(Event event) {
+    absl::MutexLock lock(&mutex_);
+    if (!std::holds_alternative<Heartbeat>(event)) {
+      events_.push_back(std::move(event));
+    } else {
+      ++heartbeats_;
+    }
+    return true;
+  }
+  // The next event that is no heartbeat; Tick if none comes.
+  Event Next(absl::Duration timeout = absl::Seconds(10)) {
+    absl::MutexLock lock(&mutex_);
+    const auto any = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !events_.empty(); };
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&any), timeout)) return Tick{};
+    Event event = std::move(events_.front());
+    events_.erase(events_.begin());
+    return event;
+  }
+  int heartbeats() {
+    absl::MutexLock lock(&mutex_);
+    return heartbeats_;
+  }
+
+ private:
+  absl::Mutex mutex_;
+  std::vector<Event> events_ ABSL_GUARDED_BY(mutex_);
+  int heartbeats_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+proto::Hello GoodHello() {
+  proto::Hello hello;
+  hello.set_protocol_version(1);
+  hello.set_build("build-a");
+  hello.set_model("model-a");
+  hello.set_numerics("reference");
+  hello.set_transport("shm");
+  hello.set_block_tokens(16);
+  hello.set_max_batch_rows(64);
+  hello.set_max_running(8);
+  hello.set_endpoint("endpoint");
+  hello.set_host("here");
+  hello.set_pid(4711);
+  hello.set_cache_blocks(100);
+  return hello;
+}
+
+class LinkTest : public ::testing::Test {
+ protected:
+  void Start(std::function<void(WorkerLinkOptions&)> change = nullptr) {
+    WorkerLinkOptions options;
+    options.identity.build = "build-a";
+    options.identity.model = "model-a";
+    options.identity.block_tokens = 16;
+    options.identity.max_batch_rows = 64;
+    options.identity.max_running = 8;
+    if (change) change(options);
+    auto link =
+        WorkerLink::Start(options, [this](Event event) { return events_.Post(std::move(event)); });
+    ASSERT_TRUE(link.ok()) << link.status();
+    link_ = *std::move(link);
+  }
+  std::unique_ptr<CoordinatorLink> Dial(const proto::Hello& hello,
+                                        std::function<void()> on_interrupt = nullptr) {
+    CoordinatorLinkOptions options;
+    options.coordinator = link_->address();
+    options.on_interrupt = std::move(on_interrupt);
+    auto dialled = CoordinatorLink::Dial(options, hello);
+    EXPECT_TRUE(dialled.ok()) << dialled.status();
+    return *std::move(dialled);
+  }
+  WorkerId Join(CoordinatorLink&) {
+    const Event event = events_.Next();
+    const auto* joined = std::get_if<WorkerJoined>(&event);
+    EXPECT_NE(joined, nullptr);
+    return joined == nullptr ? WorkerId(-1) : joined->worker;
+  }
+
+  Events events_;
+  std::unique_ptr<WorkerLink> link_;
+};
+
+absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+
+TEST_F(LinkTest, AHelloBecomesWorkerJoined) {
+  Start();
+  proto::Hello hello = GoodHello();
+  hello.set_wanted_rank(3);
+  auto worker = Dial(hello);
+  const Event event = events_.Next();
+  const auto* joined = std::get_if<WorkerJoined>(&event);
+  ASSERT_NE(joined, nullptr);
+  EXPECT_EQ(joined->host, "here");
+  EXPECT_EQ(joined->pid, 4711);
+  EXPECT_EQ(joined->cache_blocks, 100);
+  EXPECT_EQ(joined->wanted_rank, RankId(3));
+}
+
+TEST_F(LinkTest, AWorkerThatDiffersIsRefusedWithBothValues) {
+  Start();
+  auto first = Dial(GoodHello());
+  Join(*first);
+  const std::vector<std::pair<std::function<void(proto::Hello&)>, std::vector<std::string>>> cases =
+      {
+          {[](proto::Hello& hello) { hello.set_protocol_version(2); },
+           {"protocol version", "'1'", "'2'"}},
+          {[](proto::Hello& hello) { hello.set_build("build-b"); },
+           {"build", "'build-a'", "'build-b'"}},
+          {[](proto::Hello& hello) { hello.set_model("model-b"); },
+           {"model", "'model-a'", "'model-b'"}},
+          {[](proto::Hello& hello) { hello.set_numerics("cpu"); },
+           {"numerics", "'reference'", "'cpu'"}},
+          {[](proto::Hello& hello) { hello.set_transport("grpc"); },
+           {"transport", "'shm'", "'grpc'"}},
+          {[](proto::Hello& hello) { hello.set_block_tokens(32); },
+           {"block-tokens", "'16'", "'32'"}},
+          {[](proto::Hello& hello) { hello.set_max_batch_rows(1); },
+           {"max-batch-rows", "'64'", "'1'"}},
+          {[](proto::Hello& hello) { hello.set_max_running(9); }, {"max-running", "'8'", "'9'"}},
+          {[](proto::Hello& hello) { hello.set_cache_blocks(0); }, {"0 cache blocks"}},
+      };
+  for (const auto& [change, facts] : cases) {
+    proto::Hello hello = GoodHello();
+    change(hello);
+    auto worker = Dial(hello);
+    const absl::Status status = worker->Receive(Soon()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+    for (const std::string& fact : facts)
+      EXPECT_THAT(std::string(status.message()), HasSubstr(fact));
+  }
+  // Nobody but the first has joined or been lost.
+  EXPECT_TRUE(std::holds_alternative<Tick>(events_.Next(absl::Milliseconds(50))));
+}
+
+TEST_F(LinkTest, NumericsAreTheFirstWorkersAsLongAsOneIsThere) {
+  Start();
+  {
+    auto first = Dial(GoodHello());
+    Join(*first);
+  }
+  EXPECT_TRUE(std::holds_alternative<WorkerLost>(events_.Next()));
+  proto::Hello other = GoodHello();
+  other.set_numerics("cpu");
+  auto second = Dial(other);
+  Join(*second);
+}
+
+TEST_F(LinkTest, APlanArrivesAsItWasSent) {
+  Start();
+  auto worker = Dial(GoodHello());
+  SendPlan command;
+  command.worker = Join(*worker);
+  command.plan.epoch = Epoch(5);
+  command.plan.step = StepId(77);
+  command.plan.timeout = absl::Milliseconds(1500);
+  NewSequence entering;
+  entering.id = SequenceId(9);
+  entering.tokens = {1, 2, 3};
+  entering.prompt_tokens = 2;
+  entering.sampling.temperature = 0.5f;
+  entering.sampling.top_p = 0.9f;
+  entering.sampling.top_k = 40;
+  entering.sampling.min_p = 0.05f;
+  entering.sampling.presence_penalty = 0.1f;
+  entering.sampling.frequency_penalty = 0.2f;
+  entering.sampling.repetition_penalty = 1.3f;
+  entering.sampling.seed = 0xfedcba9876543210;
+  entering.sampling.min_tokens = 4;
+  entering.sampling.top_logprobs = 5;
+  entering.sampling.prompt_logprobs = true;
+  entering.sampling.end_token_ids = {0, 7};
+  entering.sampling.logit_bias = {{8, -100.0f}};
+  command.plan.plan.new_sequences.push_back(entering);
+  SequenceWork work;
+  work.id = SequenceId(9);
+  work.start = 1;
+  work.count = 2;
+  work.sample = true;
+  work.prompt_logprobs = true;
+  work.new_blocks = {BlockId(3), BlockId(1)};
+  command.plan.plan.work.push_back(work);
+  command.plan.plan.stop_decode = {SequenceId(4)};
+  command.plan.plan.forget = {SequenceId(5), SequenceId(6)};
+  link_->Execute(command);
+
+  auto received = worker->Receive(Soon());
+  ASSERT_TRUE(received.ok() && *received != nullptr) << received.status();
+  ASSERT_TRUE((*received)->has_step_plan());
+  EXPECT_EQ(
+      (*received)->step_plan().ShortDebugString(),
+      "epoch: 5 step: 77 timeout_us: 1500000 new_sequences { id: 9 tokens: 1 tokens: 2 tokens: 3 "
+      "prompt_tokens: 2 sampling { temperature: 0.5 top_p: 0.9 top_k: 40 min_p: 0.05 "
+      "presence_penalty: 0.1 "
+      "frequency_penalty: 0.2 repetition_penalty: 1.3 seed: 18364758544493064720 min_tokens: 4 "
+      "top_logprobs: 5 "
+      "prompt_logprobs: true end_token_ids: 0 end_token_ids: 7 logit_bias_tokens: 8 "
+      "logit_bias_values: -100 } } "
+      "work { id: 9 start: 1 count: 2 sample: true prompt_logprobs: true new_blocks: 3 new_blocks: "
+      "1 } "
+      "stop_decode: 4 forget: 5 forget: 6");
+}
+
+TEST_F(LinkTest, AnAssignmentNamesEveryEndpointAndInterrupts) {
+  Start();
+  proto::Hello hello = GoodHello();
+  hello.set_endpoint("endpoint-0");
+  bool interrupted = false;
+  auto worker = Dial(hello, [&] { interrupted = true; });
+  AssignRank command;
+  command.worker = Join(*worker);
+  hello.set_endpoint("endpoint-1");
+  auto other = Dial(hello);
+  command.members = {command.worker, Join(*other)};
+  command.epoch = Epoch(2);
+  command.rank = RankId(0);
+  auto placement = ExpertPlacement::Create(2, {{}, {{RankId(0), RankId(1)}, {RankId(1)}}});
+  ASSERT_TRUE(placement.ok());
+  command.placement = std::make_shared<const ExpertPlacement>(*std::move(placement));
+  link_->Execute(command);
+  auto received = worker->Receive(Soon());
+  ASSERT_TRUE(received.ok() && *received != nullptr);
+  EXPECT_TRUE(interrupted);  // before the message could be seen
+  EXPECT_EQ((*received)->assign_rank().ShortDebugString(),
+            "epoch: 2 endpoints: \"endpoint-0\" endpoints: \"endpoint-1\" placement { } "
+            "placement { replicas: 2 replicas: 1 ranks: 0 ranks: 1 ranks: 1 }");
+}
+
+TEST_F(LinkTest, AResultBecomesStepDone) {
+  Start();
+  auto worker = Dial(GoodHello());
+  const WorkerId id = Join(*worker);
+  auto message = worker->NewStepDone();
+  proto::StepDone& sent = *message->mutable_step_done();
+  sent.set_epoch(5);
+  sent.set_step(77);
+  sent.mutable_status()->set_code(4);
+  sent.mutable_status()->set_message("slow");
+  sent.set_busy_us(1000);
+  sent.set_waiting_us(20);
+  proto::SampledToken& token = *sent.add_tokens();
+  token.set_sequence(9);
+  token.set_position(3);
+  token.set_token(42);
+  token.mutable_logprobs()->set_chosen(-0.5f);
+  token.mutable_logprobs()->add_top_tokens(42);
+  token.mutable_logprobs()->add_top_logprobs(-0.5f);
+  proto::PromptLogprobs& prompt = *sent.add_prompt_logprobs();
+  prompt.set_sequence(9);
+  prompt.set_position(1);
+  prompt.add_logprobs()->set_chosen(-2);
+  worker->Send(std::move(message));
+
+  const Event event = events_.Next();
+  const auto* done = std::get_if<StepDone>(&event);
+  ASSERT_NE(done, nullptr);
+  EXPECT_EQ(done->worker, id);
+  EXPECT_EQ(done->epoch, Epoch(5));
+  EXPECT_EQ(done->step, StepId(77));
+  EXPECT_EQ(done->status, absl::DeadlineExceededError("slow"));
+  EXPECT_EQ(done->busy, absl::Milliseconds(1));
+  EXPECT_EQ(done->waiting, absl::Microseconds(20));
+  ASSERT_EQ(done->tokens.size(), 1u);
+  EXPECT_EQ(done->tokens[0].sequence, SequenceId(9));
+  EXPECT_EQ(done->tokens[0].position, 3);
+  EXPECT_EQ(done->tokens[0].token, 42);
+  EXPECT_EQ(done->tokens[0].logprobs, (TokenLogprobs{-0.5f, {{42, -0.5f}}}));
+  ASSERT_EQ(done->prompt_logprobs.size(), 1u);
+  EXPECT_EQ(done->prompt_logprobs[0].logprobs, (std::vector<TokenLogprobs>{{-2.0f, {}}}));
+}
+
+TEST_F(LinkTest, ManyMessagesArriveInOrder) {
+  Start();
+  auto worker = Dial(GoodHello());
+  SendPlan command;
+  command.worker = Join(*worker);
+  for (int i = 0; i < 500; ++i) {
+    command.plan.step = StepId(i);
+    link_->Execute(command);
+  }
+  for (int i = 0; i < 500; ++i) {
+    auto received = worker->Receive(Soon());
+    ASSERT_TRUE(received.ok() && *received != nullptr);
+    ASSERT_EQ((*received)->step_plan().step(), i);
+    auto message = worker->NewStepDone();
+    message->mutable_step_done()->set_step(i);
+    worker->Send(std::move(message));
+  }
+  for (int i = 0; i < 500; ++i) {
+    const Event event = events_.Next();
+    ASSERT_TRUE(std::holds_alternative<StepDone>(event));
+    ASSERT_EQ(std::get<StepDone>(event).step, StepId(i));
+  }
+}
+
+TEST_F(LinkTest, ABrokenConnectionIsAnEventAtOnce) {
+  Start();
+  auto worker = Dial(GoodHello());
+  const WorkerId id = Join(*worker);
+  const absl::Time begin = absl::Now();
+  worker.reset();
+  const Event event = events_.Next();
+  ASSERT_TRUE(std::holds_alternative<WorkerLost>(event));
+  EXPECT_EQ(std::get<WorkerLost>(event).worker, id);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(1));
+}
+
+TEST_F(LinkTest, HeartbeatsComeByThemselves) {
+  Start();
+  auto worker = Dial(GoodHello());
+  Join(*worker);
+  const int before = events_.heartbeats();
+  absl::SleepFor(absl::Milliseconds(600));
+  EXPECT_GE(events_.heartbeats() - before, 4);  // 12 on an idle machine
+}
+
+TEST_F(LinkTest, AnEvictedWorkerLearnsWhyAndIsNoEvent) {
+  WorkerIdentity evicted;
+  absl::Notification told;
+  Start([&](WorkerLinkOptions& options) {
+    options.on_evicted = [&](const WorkerIdentity& identity, const absl::Status&) {
+      evicted = identity;
+      told.Notify();
+    };
+  });
+  bool interrupted = false;
+  auto worker = Dial(GoodHello(), [&] { interrupted = true; });
+  const WorkerId id = Join(*worker);
+  link_->Execute(EvictWorker{id, absl::UnavailableError("its heartbeat stopped")});
+  told.WaitForNotification();
+  EXPECT_EQ(evicted.pid, 4711);
+  const absl::Status status = worker->Receive(Soon()).status();
+  EXPECT_EQ(status, absl::UnavailableError("its heartbeat stopped"));
+  EXPECT_TRUE(interrupted);
+  EXPECT_TRUE(std::holds_alternative<Tick>(events_.Next(absl::Milliseconds(50))));
+}
+
+TEST_F(LinkTest, AGoodbyeWithAnErrorIsReportedAndTheWorkerIsLost) {
+  absl::Status failure;
+  absl::Notification told;
+  Start([&](WorkerLinkOptions& options) {
+    options.on_failure = [&](const WorkerIdentity&, const absl::Status& status) {
+      failure = status;
+      told.Notify();
+    };
+  });
+  auto worker = Dial(GoodHello());
+  Join(*worker);
+  auto message = worker->NewStepDone();
+  message->mutable_goodbye()->mutable_status()->set_code(
+      static_cast<int>(absl::StatusCode::kDataLoss));
+  message->mutable_goodbye()->mutable_status()->set_message("a torn shard");
+  worker->Send(std::move(message));
+  told.WaitForNotification();
+  EXPECT_EQ(failure, absl::DataLossError("a torn shard"));
+  const Event event = events_.Next();
+  ASSERT_TRUE(std::holds_alternative<WorkerLost>(event));
+  EXPECT_EQ(std::get<WorkerLost>(event).why, "a torn shard");
+}
+
+TEST_F(LinkTest, ARedialReplacesTheOldConnection) {
+  Start();
+  proto::Hello hello = GoodHello();
+  hello.set_boot_nonce(99);
+  auto first = Dial(hello);
+  const WorkerId old = Join(*first);
+  auto second = Dial(hello);
+  const Event lost = events_.Next();
+  ASSERT_TRUE(std::holds_alternative<WorkerLost>(lost));
+  EXPECT_EQ(std::get<WorkerLost>(lost).worker, old);
+  EXPECT_NE(Join(*second), old);
+}
+
+TEST_F(LinkTest, NonsenseEndsOneConnectionOnly) {
+  Start();
+  auto good = Dial(GoodHello());
+  Join(*good);
+  auto bad = Dial(GoodHello());
+  const WorkerId id = Join(*bad);
+  auto message = bad->NewStepDone();
+  message->mutable_step_done()->add_tokens()->set_token(-1);
+  bad->Send(std::move(message));
+  EXPECT_EQ(bad->Receive(Soon()).status().code(), absl::StatusCode::kInvalidArgument);
+  const Event lost = events_.Next();
+  ASSERT_TRUE(std::holds_alternative<WorkerLost>(lost));
+  EXPECT_EQ(std::get<WorkerLost>(lost).worker, id);
+  auto result = good->NewStepDone();
+  good->Send(std::move(result));
+  EXPECT_TRUE(std::holds_alternative<StepDone>(events_.Next()));
+}
+
+TEST_F(LinkTest, ShutdownTellsTheWorkers) {
+  Start();
+  auto worker = Dial(GoodHello());
+  Join(*worker);
+  link_->Shutdown("over", absl::Now() + absl::Milliseconds(100));
+  auto received = worker->Receive(Soon());
+  ASSERT_TRUE(received.ok() && *received != nullptr) << received.status();
+  EXPECT_EQ((*received)->shutdown().reason(), "over");
+  EXPECT_FALSE(worker->Receive(Soon()).ok());
+}
+
+TEST_F(LinkTest, NobodyThereShowsAsUnavailable) {
+  Start();
+  auto worker = Dial(GoodHello());
+  Join(*worker);
+  const std::string address = link_->address();
+  link_.reset();
+  auto farewell = worker->Receive(Soon());
+  ASSERT_TRUE(farewell.ok() && *farewell != nullptr && (*farewell)->has_shutdown());
+  EXPECT_FALSE(worker->Receive(Soon()).ok());
+  CoordinatorLinkOptions options;
+  options.coordinator = address;
+  auto alone = CoordinatorLink::Dial(options, GoodHello());
+  ASSERT_TRUE(alone.ok());
+  EXPECT_EQ((*alone)->Receive(Soon()).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(LinkTest, WakeMakesReceiveReturn) {
+  Start();
+  auto worker = Dial(GoodHello());
+  Join(*worker);
+  worker->Wake();
+  auto received = worker->Receive(absl::InfiniteFuture());
+  ASSERT_TRUE(received.ok());
+  EXPECT_EQ(*received, nullptr);
+}
+
+TEST(WorkerLink, AddressesThatCannotBeListenedOnAreNamed) {
+  const int taken = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  ASSERT_EQ(bind(taken, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(listen(taken, 1), 0);
+  socklen_t size = sizeof(address);
+  getsockname(taken, reinterpret_cast<sockaddr*>(&address), &size);
+  const std::string port = absl::StrCat(ntohs(address.sin_port));
+  const auto start = [](const std::string& listen) {
+    WorkerLinkOptions options;
+    options.listen = listen;
+    return WorkerLink::Start(options, [](Event) { return true; }).status();
+  };
+  EXPECT_EQ(start("127.0.0.1:" + port).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(start("127.0.0.1:" + port).ToString(), HasSubstr(port));
+  EXPECT_EQ(start("nonsense").code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(start("192.0.2.1:0").code(), absl::StatusCode::kInvalidArgument);  // not ours
+  close(taken);
+}
+
+TEST(WorkerLink, MissingCertificatesAreNamed) {
+  WorkerLinkOptions options;
+  options.tls = {"/no/cert.pem", "/no/key.pem", "/no/ca.pem"};
+  const absl::Status status = WorkerLink::Start(options, [](Event) { return true; }).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(status.ToString(), HasSubstr("/no/"));
+}
+
+TEST(WorkerLink, AConnectionWithoutAHelloIsClosed) {
+  WorkerLinkOptions options;
+  options.hello_timeout = absl::Milliseconds(10);
+  options.identity.build = "x";
+  bool posted = false;
+  auto link = WorkerLink::Start(options, [&](Event) { return posted = true; });
+  ASSERT_TRUE(link.ok());
+  // A first message that is no hello is refused at once.
+  CoordinatorLinkOptions dial;
+  dial.coordinator = (*link)->address();
+  auto worker = CoordinatorLink::Dial(dial, proto::Hello());
+  EXPECT_EQ((*worker)->Receive(Soon()).status().code(), absl::StatusCode::kFailedPrecondition);
+  (*link)->Tick(absl::Now() + absl::Hours(1));
+  EXPECT_FALSE(posted);
+}
+
+}  // namespace
+}  // namespace shoal

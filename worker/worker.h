@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// One rank of the unit, from the first dial to the last step: says hello, takes a rank, connects to
+// its peers, loads its weights, runs the steps it is told to, and starts over when the coordinator
+// or a peer is gone. Weights stay loaded as long as rank and world stay the same.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "comm/fabric.h"
+#include "engine/config/expert_placement.h"
+#include "engine/config/model_config.h"
+#include "engine/device/kernels.h"
+#include "engine/model/model.h"
+#include "worker/coordinator_link.h"
+#include "worker/step_runner.h"
+#include "worker/timed_exchange.h"
+
+namespace shoal {
+
+namespace proto {
+class AssignRank;
+class CoordinatorMessage;
+class Hello;
+class StepPlan;
+}  // namespace proto
+
+struct WorkerOptions {
+  // What it computes.
+  std::string model_directory;
+  ModelConfig model;
+  std::string backend = "cpu";
+  int threads = 0;
+  bool fp8_activations = false;
+  int block_tokens = 64;
+  int64_t cache_blocks = 0;
+  int max_batch_rows = 512;
+  int max_running = 64;
+  int token_limit = 0;  // ids from here on are never sampled; 0: the whole vocabulary
+  // Whom it works for, and with. FabricOptions::max_message_bytes is filled in by the worker.
+  CoordinatorLinkOptions link;  // without on_interrupt
+  FabricOptions fabric;
+  std::string build;        // version and build id of this program
+  std::string fingerprint;  // of the model directory
+  std::string host;         // this machine's name, for people
+  // Give up when the coordinator says goodbye, or cannot be reached for `patience`. Otherwise dial
+  // for ever.
+  bool supervised = false;
+  absl::Duration patience = absl::Seconds(5);
+  // Asked before loading, when the rank is known: is there memory for it? May be null.
+  std::function<absl::Status(const ExpertPlacement&, RankId)> check_memory;
+};
+
+class Worker {
+ public:
+  explicit Worker(WorkerOptions options);
+  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  // Works until Stop, or until it is of no use any more. Errors: why the coordinator refused this
+  // worker for good, why the model does not load, Unavailable if supervised and left alone.
+  absl::Status Run();
+  // Any thread. A step in progress is abandoned.
+  void Stop();
+
+ private:
+  absl::Status OpenFabric();
+  void FillHello(proto::Hello& hello) const;
+  // One connection, from hello to its end.
+  absl::Status Serve(CoordinatorLink& link);
+  absl::Status OnAssign(CoordinatorLink& link, const proto::AssignRank& assign);
+  absl::Status OnLoaded(CoordinatorLink& link);
+  void OnPlan(CoordinatorLink& link, const proto::StepPlan& plan);
+  void StartLoading();
+  void Load(ExpertPlacement placement, RankId rank);
+  void SendReady(CoordinatorLink& link);
+  // Forgets rank, weights and peers, so that another rank can be taken.
+  void LeaveRank();
+  void Interrupt() ABSL_LOCKS_EXCLUDED(mutex_);
+  bool stopped();
+  void SleepUnlessStopped(absl::Duration duration);
+
+  const WorkerOptions options_;
+  uint64_t boot_nonce_;
+
+  // The worker's thread.
+  std::unique_ptr<Kernels> kernels_;
+  std::unique_ptr<Fabric> fabric_;
+  std::unique_ptr<TimedExchange> exchange_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<StepRunner> runner_;
+  std::optional<ExpertPlacement> placement_;  // of the last assignment
+  std::optional<ExpertPlacement> loaded_placement_;
+  RankId rank_ = RankId(-1);
+  Epoch epoch_;
+  bool connected_ = false;  // to the peers of epoch_
+  bool ready_ = false;      // plans of epoch_ may come
+  bool loading_ = false;
+  absl::Time abandon_at_ = absl::InfiniteFuture();  // when a failed connect is given up
+  bool was_assigned_ = false;                       // by this connection
+
+  absl::Mutex mutex_;
+  Exchange* interruptible_ ABSL_GUARDED_BY(mutex_) = nullptr;  // what Interrupt cancels
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  CoordinatorLink* link_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the current connection
+  std::optional<absl::StatusOr<std::unique_ptr<Model>>> loaded_ ABSL_GUARDED_BY(mutex_);
+  std::thread loader_;
+};
+
+}  // namespace shoal

@@ -109,7 +109,8 @@ void EndChoice(ServingState& state, Sequence& sequence, absl::Time now) {
 void EndRequest(ServingState& state, RequestId id, const absl::Status& why, absl::Time now,
                 std::vector<Command>& commands) {
   LiveRequest& request = state.requests.at(id);
-  const bool reject = !request.started && !why.ok();
+  const bool nothing_said = !request.started && request.unfinished == request.request.n;
+  const bool reject = nothing_said && !why.ok();
   if (reject) commands.push_back(Reject{id, why});
   for (int32_t left = request.unfinished, i = 0; left > 0; ++i) {
     Sequence& choice = request.choices[i];

@@ -22,7 +22,7 @@ namespace shoal {
 struct CoordinatorOptions {
   CoreConfig core;
   WorkerLinkOptions link;
-  absl::Duration tick = absl::Milliseconds(20);
+  absl::Duration tick = absl::Milliseconds(50);
   size_t max_queued_events = 16384;  // waiting for the core; new requests are refused at half of it
 };
 

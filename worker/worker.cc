@@ -200,6 +200,7 @@ absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& as
   was_assigned_ = true;
   if (runner_ != nullptr) runner_->Reset();
   epoch_ = Epoch(assign.epoch());
+  token_limit_ = std::clamp(assign.token_limit(), 0, options_.model.vocab_size);
   const RankId rank(assign.rank());
   SHOAL_ASSIGN_OR_RETURN(ExpertPlacement placement, PlacementOf(assign));
   if (rank.value() < 0 || rank.value() >= placement.world_size()) {
@@ -277,7 +278,7 @@ void Worker::Load(ExpertPlacement placement, RankId rank) {
   ModelOptions load;
   load.rank = rank;
   load.max_batch_rows = options_.max_batch_rows;
-  load.max_logit_rows = options_.max_batch_rows;
+  load.max_logit_rows = options_.max_running;
   load.block_tokens = options_.block_tokens;
   load.cache_blocks = options_.cache_blocks;
   load.fp8_activations = options_.fp8_activations;
@@ -324,10 +325,10 @@ absl::Status Worker::OnLoaded(CoordinatorLink& link) {
   model_ = *std::move(loaded);
   StepRunnerOptions runner;
   runner.max_batch_rows = options_.max_batch_rows;
-  runner.max_logit_rows = options_.max_batch_rows;
+  runner.max_logit_rows = options_.max_running;
   runner.block_tokens = options_.block_tokens;
   runner.cache_blocks = options_.cache_blocks;
-  runner.token_limit = options_.token_limit;
+  runner.token_limit = token_limit_;
   runner_ = std::make_unique<StepRunner>(runner, *model_, exchange_.get());
   spdlog::info("rank {}: loaded {} MiB of weights", rank_.value(), model_->weight_bytes() >> 20);
   if (*placement_ != *loaded_placement_ && !model_->InstallPlacement(*placement_).ok()) {

@@ -46,7 +46,6 @@ struct WorkerOptions {
   int64_t cache_blocks = 0;
   int max_batch_rows = 512;
   int max_running = 64;
-  int token_limit = 0;  // ids from here on are never sampled; 0: the whole vocabulary
   // Whom it works for, and with. FabricOptions::max_message_bytes is filled in by the worker.
   CoordinatorLinkOptions link;  // without on_interrupt
   FabricOptions fabric;
@@ -104,6 +103,7 @@ class Worker {
   std::optional<ExpertPlacement> loaded_placement_;
   RankId rank_ = RankId(-1);
   Epoch epoch_;
+  int token_limit_ = 0;
   bool connected_ = false;  // to the peers of epoch_
   bool ready_ = false;      // plans of epoch_ may come
   bool loading_ = false;

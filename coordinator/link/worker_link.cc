@@ -321,6 +321,7 @@ void WorkerLink::Server::Assign(const AssignRank& command) {
   }
   auto message = std::make_shared<proto::CoordinatorMessage>();
   ToProto(command, endpoints, *message->mutable_assign_rank());
+  message->mutable_assign_rank()->set_token_limit(options_.token_limit);
   Send(command.worker, message);
 }
 

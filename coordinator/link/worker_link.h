@@ -48,6 +48,7 @@ struct WorkerLinkOptions {
   std::string listen = "127.0.0.1:0";  // HOST:PORT
   LinkTls tls;
   UnitIdentity identity;
+  int token_limit = 0;  // of the tokenizer: ids from here on are never to be sampled; 0: none
   size_t max_message_bytes = size_t{64} << 20;
   size_t max_workers = 4096;            // connections; more are refused
   size_t max_outbound_messages = 1024;  // per worker; a worker that does not read them is lost

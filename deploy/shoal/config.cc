@@ -121,7 +121,7 @@ absl::Status ValidateConfig(const ShoalConfig& config, ConfigCommand command) {
   SHOAL_RETURN_IF_ERROR(InRange("block-tokens", config.block_tokens, 1, 4096));
   SHOAL_RETURN_IF_ERROR(InRange("max-batch-rows", config.max_batch_rows, 1, 65536));
   SHOAL_RETURN_IF_ERROR(InRange("max-running", config.max_running, 1, 65536));
-  SHOAL_RETURN_IF_ERROR(InRange("max-queue", config.max_queue, 0, 1000000));
+  SHOAL_RETURN_IF_ERROR(InRange("max-queue", config.max_queue, 1, 1000000));
   SHOAL_RETURN_IF_ERROR(InRange("cache-blocks", config.cache_blocks, 0, (int64_t{1} << 31) - 1));
   SHOAL_RETURN_IF_ERROR(InSeconds("step-timeout-s", config.step_timeout_s, 0.1, 86400));
   SHOAL_RETURN_IF_ERROR(InSeconds("heartbeat-timeout-s", config.heartbeat_timeout_s, 0.1, 3600));

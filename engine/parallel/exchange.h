@@ -38,7 +38,8 @@ struct ExchangeTag {
 // One rank's end. Thread-compatible: one thread calls Post/Wait; Cancel may come from any thread.
 //
 // Order of calls per exchange: fill SendBuffer(phase, p) for every peer p, Post, (compute), Wait, read the received
-// spans, Release. Buffers are owned by the exchange, sized at construction, never allocated on this path.
+// spans, Release. Buffers are owned by the exchange, sized at construction, never allocated on this path; sent and
+// received ones start at 64-byte aligned addresses.
 class Exchange {
  public:
   virtual ~Exchange() = default;

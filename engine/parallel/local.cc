@@ -6,11 +6,11 @@
 namespace shoal {
 
 LocalExchange::LocalExchange(size_t max_message_bytes) : max_message_bytes_(max_message_bytes) {
-  for (Buffer& buffer : buffers_) buffer.bytes.resize(max_message_bytes);
+  for (Buffer& buffer : buffers_) buffer.lines.resize((max_message_bytes + 63) / 64);
 }
 
 absl::Span<std::byte> LocalExchange::SendBuffer(const ExchangeTag& tag, RankId, absl::Time) {
-  return absl::MakeSpan(buffers_[static_cast<int>(tag.phase)].bytes);
+  return {buffers_[static_cast<int>(tag.phase)].data(), max_message_bytes_};
 }
 
 absl::Status LocalExchange::Post(const ExchangeTag& tag, absl::Span<const size_t> bytes) {
@@ -21,8 +21,8 @@ absl::Status LocalExchange::Post(const ExchangeTag& tag, absl::Span<const size_t
 
 absl::Status LocalExchange::Wait(const ExchangeTag& tag, absl::Time,
                                  absl::Span<absl::Span<const std::byte>> received) {
-  const Buffer& buffer = buffers_[static_cast<int>(tag.phase)];
-  received[0] = absl::MakeConstSpan(buffer.bytes).subspan(0, buffer.size);
+  Buffer& buffer = buffers_[static_cast<int>(tag.phase)];
+  received[0] = {buffer.data(), buffer.size};
   return absl::OkStatus();
 }
 

@@ -25,9 +25,13 @@ class LocalExchange final : public Exchange {
   void Cancel() override {}
 
  private:
+  struct alignas(64) Line {
+    std::byte bytes[64];
+  };
   struct Buffer {
-    std::vector<std::byte> bytes;
+    std::vector<Line> lines;  // max_message_bytes, rounded up
     size_t size = 0;
+    std::byte* data() { return reinterpret_cast<std::byte*>(lines.data()); }
   };
   size_t max_message_bytes_;
   std::array<Buffer, 2> buffers_;  // by phase

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/weights/checkpoint.h"
 
-#include <cerrno>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <set>
 #include <utility>
 
@@ -12,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
 #include "engine/config/json_internal.h"
+#include "engine/config/read_model_config.h"
 
 namespace shoal {
 namespace {
@@ -21,7 +19,7 @@ constexpr char kSingleName[] = "model.safetensors";
 
 // Tensor -> shard, as the index says.
 absl::StatusOr<std::map<std::string, std::string>> ParseIndex(const std::string& path) {
-  SHOAL_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path));
+  SHOAL_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path));
   const auto parsed = ParseJson(text);
   if (!parsed.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", parsed.status().message()));
@@ -58,14 +56,6 @@ std::string DescribeFolder(const std::string& directory) {
 }
 
 }  // namespace
-
-absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
-  std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  if (in.bad()) return absl::DataLossError(absl::StrCat("cannot read ", path));
-  return text;
-}
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& directory) {
   auto checkpoint = std::make_unique<Checkpoint>();

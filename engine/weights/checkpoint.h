@@ -39,7 +39,4 @@ class Checkpoint {
   std::map<std::string, Location> tensors_;
 };
 
-// The text of a file of the directory. Errors: NotFound.
-absl::StatusOr<std::string> ReadTextFile(const std::string& path);
-
 }  // namespace shoal

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <limits>
 #include <utility>
 
@@ -187,38 +186,6 @@ void SafetensorsFile::DropPages(const TensorEntry& entry) const {
   const size_t begin = (data_offset_ + entry.begin) / page * page;
   const size_t end = data_offset_ + entry.end;
   if (end > begin) madvise(map_ + begin, end - begin, MADV_DONTNEED);
-}
-
-absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorToWrite> tensors) {
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  int64_t offset = 0;
-  for (const TensorToWrite& tensor : tensors) {
-    std::vector<int64_t> shape;
-    for (int i = 0; i < tensor.data.rank(); ++i) shape.push_back(tensor.data.dim(i));
-    const int64_t end = offset + static_cast<int64_t>(tensor.data.bytes());
-    header[tensor.name] = {{"dtype", std::string(DTypeName(tensor.data.dtype()))},
-                           {"shape", shape},
-                           {"data_offsets", {offset, end}}};
-    offset = end;
-  }
-  std::string text = header.dump();
-  text.resize((text.size() + 7) / 8 * 8, ' ');  // so that the data are aligned
-  const uint64_t header_bytes = text.size();
-
-  const std::string temporary = absl::StrCat(path, ".tmp");
-  std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-  if (!out) return ErrnoStatus("cannot write", temporary);
-  out.write(reinterpret_cast<const char*>(&header_bytes), sizeof(header_bytes));
-  out.write(text.data(), static_cast<std::streamsize>(text.size()));
-  for (const TensorToWrite& tensor : tensors) {
-    out.write(static_cast<const char*>(tensor.data.data()),
-              static_cast<std::streamsize>(tensor.data.bytes()));
-  }
-  out.close();
-  if (!out) return ErrnoStatus("cannot write", temporary);
-  if (std::rename(temporary.c_str(), path.c_str()) != 0)
-    return ErrnoStatus("cannot rename to", path);
-  return absl::OkStatus();
 }
 
 }  // namespace shoal

@@ -60,13 +60,4 @@ class SafetensorsFile {
   std::map<std::string, TensorEntry> tensors_;
 };
 
-// A tensor to write. `data` outlives the call.
-struct TensorToWrite {
-  std::string name;
-  TensorView data;
-};
-
-// Writes a whole file under a temporary name and renames it. Errors: those of the file system.
-absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorToWrite> tensors);
-
 }  // namespace shoal

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/model/model.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/check.h"
+#include "engine/base/status_macros.h"
+#include "engine/cache/kv_cache.h"
+#include "engine/config/rope.h"
+#include "engine/model/decoder_layer.h"
+#include "engine/model/expert_scratch.h"
+#include "engine/model/step_context.h"
+#include "engine/weights/checkpoint.h"
+#include "engine/weights/loader.h"
+
+namespace shoal {
+namespace {
+
+class DecoderModel final : public Model {
+ public:
+  DecoderModel(const ModelConfig& config, const ExpertPlacement& placement,
+               const ModelOptions& options, Kernels& kernels, Exchange& exchange)
+      : config_(config),
+        placement_(placement),
+        options_(options),
+        kernels_(kernels),
+        exchange_(exchange),
+        experts_(exchange.world_size(), options.max_batch_rows, config.MaxRoutedExperts(),
+                 config.MaxExpertsPerToken()) {}
+
+  absl::Status LoadFrom(const std::string& directory);
+
+  const ModelConfig& config() const override { return config_; }
+  absl::Status Forward(const StepTag& tag, const Batch& batch, TensorView logits) override;
+  void SetLayerObserver(std::function<void(int, TensorView)> observer) override {
+    observer_ = std::move(observer);
+  }
+  absl::Status InstallPlacement(const ExpertPlacement& placement) override;
+  int64_t weight_bytes() const override { return weight_bytes_; }
+  int64_t bytes_read() const override { return bytes_read_; }
+
+ private:
+  absl::Status LoadLayers(WeightLoader& loader);
+  absl::Status AllocateStep();
+  absl::Status CheckBatch(const Batch& batch, TensorView logits) const;
+  absl::Status CheckSequence(const AttendSequence& sequence, int64_t first_row) const;
+  void PlaceRows(const Batch& batch);
+
+  ModelConfig config_;
+  ExpertPlacement placement_;
+  ModelOptions options_;
+  Kernels& kernels_;
+  Exchange& exchange_;
+
+  DeviceTensor embed_tokens_;
+  std::vector<DecoderLayer> layers_;
+  DeviceTensor norm_;
+  std::unique_ptr<PreparedWeight> lm_head_;
+  RopeTables rope_;
+  std::unique_ptr<KvCache> cache_;
+  int64_t weight_bytes_ = 0;
+  int64_t bytes_read_ = 0;
+
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<DeviceBuffer> arena_memory_;
+  ExpertScratch experts_;
+  std::vector<int32_t> positions_;  // of the rows of the step
+  std::vector<int64_t> slots_;
+  std::function<void(int, TensorView)> observer_;
+};
+
+absl::Status CheckPlacement(const ModelConfig& config, const ExpertPlacement& placement,
+                            int world_size) {
+  if (placement.world_size() != world_size) {
+    return absl::InvalidArgumentError(absl::StrCat("expert placement: want ", world_size,
+                                                   " workers, found ", placement.world_size()));
+  }
+  const std::vector<int> experts = config.RoutedExperts();
+  if (placement.layers() != static_cast<int>(experts.size())) {
+    return absl::InvalidArgumentError(absl::StrCat("expert placement: want ", experts.size(),
+                                                   " layers, found ", placement.layers()));
+  }
+  for (size_t layer = 0; layer < experts.size(); ++layer) {
+    if (placement.n_routed_experts(static_cast<int>(layer)) != experts[layer]) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("expert placement: layer ", layer, ": want ", experts[layer],
+                       " experts, found ", placement.n_routed_experts(static_cast<int>(layer))));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DecoderModel::LoadFrom(const std::string& directory) {
+  SHOAL_RETURN_IF_ERROR(kernels_.Reserve(options_.max_batch_rows, config_));
+  SHOAL_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(directory));
+  SHOAL_ASSIGN_OR_RETURN(const auto loader,
+                         WeightLoader::Create(*checkpoint, config_, placement_, options_.rank,
+                                              kernels_, options_.progress));
+  SHOAL_ASSIGN_OR_RETURN(
+      cache_, KvCache::Create(
+                  MakeCacheLayout(config_, static_cast<int>(DTypeBytes(kernels_.cache_dtype()))),
+                  options_.cache_blocks, options_.block_tokens, kernels_));
+  SHOAL_RETURN_IF_ERROR(LoadLayers(*loader));
+  weight_bytes_ = loader->weight_bytes();
+  bytes_read_ = loader->bytes_read();
+  return AllocateStep();
+}
+
+absl::Status DecoderModel::LoadLayers(WeightLoader& loader) {
+  LinearOptions linear;
+  linear.fp8_activations = options_.fp8_activations;
+  linear.ue8m0_scales = config_.quant.has_value() && config_.quant->ue8m0;
+  // One table serves all layers: they share their rope. No position beyond the cache can occur.
+  const RopeConfig& rope = std::get<MlaConfig>(config_.layers[0].attention).rope;
+  rope_ = MakeRopeTables(rope, std::min(config_.max_position_embeddings, cache_->tokens()));
+  const LayerLoadContext context = {.loader = loader,
+                                    .config = config_,
+                                    .placement = placement_,
+                                    .rank = options_.rank,
+                                    .rope = {.cos = rope_.cos, .sin = rope_.sin, .dim = rope.dim},
+                                    .linear = linear,
+                                    .activation_dtype = kernels_.activation_dtype(),
+                                    .max_rows = options_.max_batch_rows};
+
+  SHOAL_ASSIGN_OR_RETURN(embed_tokens_, loader.Table("model.embed_tokens.weight"));
+  for (size_t i = 0; i < config_.layers.size(); ++i) {
+    SHOAL_ASSIGN_OR_RETURN(DecoderLayer layer, DecoderLayer::Load(context, static_cast<int>(i)));
+    layers_.push_back(std::move(layer));
+  }
+  SHOAL_ASSIGN_OR_RETURN(norm_, loader.Vector("model.norm.weight"));
+  const char* head = config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
+  SHOAL_ASSIGN_OR_RETURN(lm_head_, loader.Linear(head, LinearOptions()));
+  return absl::OkStatus();
+}
+
+// Sizes everything a step needs for the largest one, so that Forward allocates nothing.
+absl::Status DecoderModel::AllocateStep() {
+  Arena counter;
+  counter.New(DType::kF32, {options_.max_batch_rows, config_.hidden_size});  // x
+  for (const DecoderLayer& layer : layers_) layer.DeclareScratch(counter, options_.max_batch_rows);
+  counter.New(DType::kF32, {options_.max_logit_rows, config_.hidden_size});  // last rows
+  counter.New(DType::kF32, {options_.max_logit_rows, config_.hidden_size});  // normalised
+  SHOAL_ASSIGN_OR_RETURN(arena_memory_, kernels_.Allocate(counter.peak()));
+  positions_.reserve(options_.max_batch_rows);
+  slots_.reserve(options_.max_batch_rows);
+  stream_ = kernels_.NewStream();
+  return absl::OkStatus();
+}
+
+absl::Status DecoderModel::CheckSequence(const AttendSequence& sequence, int64_t first_row) const {
+  const int64_t end = int64_t{sequence.start_position} + sequence.row_count;
+  const int64_t positions = std::min(config_.max_position_embeddings, cache_->tokens());
+  if (sequence.first_row != first_row || sequence.row_count < 1 || sequence.start_position < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "sequence at row ", sequence.first_row, " of ", sequence.row_count, " rows from position ",
+        sequence.start_position, ": want rows from ", first_row));
+  }
+  if (end > positions) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("sequence of ", end, " tokens: want at most ", positions));
+  }
+  const int64_t blocks = BlocksForTokens(end, cache_->block_tokens());
+  if (static_cast<int64_t>(sequence.block_table.size()) < blocks) {
+    return absl::InvalidArgumentError(absl::StrCat("sequence of ", end, " tokens: want ", blocks,
+                                                   " blocks, found ", sequence.block_table.size()));
+  }
+  for (BlockId block : sequence.block_table.subspan(0, blocks)) {
+    if (block.value() < 0 || block.value() >= cache_->blocks()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("block ", block.value(), ": want 0..", cache_->blocks() - 1));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DecoderModel::CheckBatch(const Batch& batch, TensorView logits) const {
+  const int64_t rows = batch.tokens.size();
+  const int64_t wanted = batch.logit_rows.size();
+  if (rows > options_.max_batch_rows || wanted > options_.max_logit_rows) {
+    return absl::InvalidArgumentError(absl::StrCat("step of ", rows, " rows, logits of ", wanted,
+                                                   ": want at most ", options_.max_batch_rows,
+                                                   " and ", options_.max_logit_rows));
+  }
+  for (int32_t token : batch.tokens) {
+    if (token < 0 || token >= config_.vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token ", token, ": want 0..", config_.vocab_size - 1));
+    }
+  }
+  int64_t covered = 0;
+  for (const AttendSequence& sequence : batch.sequences) {
+    SHOAL_RETURN_IF_ERROR(CheckSequence(sequence, covered));
+    covered += sequence.row_count;
+  }
+  if (covered != rows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("step of ", rows, " rows: its sequences cover ", covered));
+  }
+  int32_t last = -1;
+  for (int32_t row : batch.logit_rows) {
+    if (row <= last || row >= rows) {
+      return absl::InvalidArgumentError(absl::StrCat("logits of row ", row, " after row ", last,
+                                                     ": want ascending rows of ", rows));
+    }
+    last = row;
+  }
+  SHOAL_CHECK(wanted == 0 || (logits.dtype() == DType::kF32 && logits.dim(0) == wanted &&
+                              logits.dim(1) == config_.vocab_size));
+  return absl::OkStatus();
+}
+
+void DecoderModel::PlaceRows(const Batch& batch) {
+  positions_.clear();
+  slots_.clear();
+  for (const AttendSequence& sequence : batch.sequences) {
+    for (int32_t i = 0; i < sequence.row_count; ++i) {
+      const int32_t position = sequence.start_position + i;
+      positions_.push_back(position);
+      slots_.push_back(CacheSlot(sequence.block_table, position, cache_->block_tokens()));
+    }
+  }
+}
+
+absl::Status DecoderModel::Forward(const StepTag& tag, const Batch& batch, TensorView logits) {
+  SHOAL_RETURN_IF_ERROR(CheckBatch(batch, logits));
+  PlaceRows(batch);
+  Arena arena(arena_memory_->data(), arena_memory_->bytes());
+  StepContext step = {.kernels = kernels_,
+                      .stream = *stream_,
+                      .arena = arena,
+                      .exchange = exchange_,
+                      .placement = placement_,
+                      .cache = *cache_,
+                      .experts = experts_,
+                      .tag = tag,
+                      .positions = positions_,
+                      .slots = slots_,
+                      .sequences = batch.sequences,
+                      .rows = static_cast<int64_t>(batch.tokens.size())};
+
+  ResidualState state = {arena.New(DType::kF32, {step.rows, config_.hidden_size})};
+  kernels_.Embed(*stream_, batch.tokens, embed_tokens_.view, state.x);
+  for (size_t i = 0; i < layers_.size() && stream_->ok(); ++i) {
+    layers_[i].Forward(step, state);
+    if (observer_ && stream_->ok()) observer_(static_cast<int>(i), state.x);
+  }
+  if (!batch.logit_rows.empty() && stream_->ok()) {
+    const int64_t wanted = batch.logit_rows.size();
+    const TensorView rows = arena.New(DType::kF32, {wanted, config_.hidden_size});
+    kernels_.GatherRows(*stream_, state.x, batch.logit_rows, rows.data());
+    const TensorView h = RmsNorm(step, rows, norm_.view, config_.rms_norm_eps);
+    kernels_.Linear(*stream_, h, *lm_head_, logits);
+  }
+  return stream_->Finish();
+}
+
+absl::Status DecoderModel::InstallPlacement(const ExpertPlacement& placement) {
+  SHOAL_RETURN_IF_ERROR(CheckPlacement(config_, placement, exchange_.world_size()));
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (layers_[i].moe() == nullptr) continue;
+    for (ExpertId expert : placement.HeldBy(static_cast<int>(i), exchange_.rank())) {
+      if (layers_[i].moe()->Holds(expert)) continue;
+      return absl::FailedPreconditionError(absl::StrCat(
+          "expert placement: layer ", i, " expert ", expert.value(), " is to be held by rank ",
+          exchange_.rank().value(), ", which never loaded it"));
+    }
+  }
+  placement_ = placement;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+size_t Model::MaxMessageBytes(const ModelConfig& config, const Kernels& kernels,
+                              int64_t max_batch_rows) {
+  size_t most = 1;  // an exchange without messages still has buffers
+  for (const LayerConfig& layer : config.layers) {
+    const auto* moe = std::get_if<MoeConfig>(&layer.ffn);
+    if (moe == nullptr) continue;
+    most =
+        std::max(most, MaxExpertMessageBytes(MakeMessageShape(
+                           *moe, config.hidden_size, kernels.activation_dtype(), max_batch_rows)));
+  }
+  return most;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& directory,
+                                                   const ModelConfig& config,
+                                                   const ExpertPlacement& placement,
+                                                   const ModelOptions& options, Kernels& kernels,
+                                                   Exchange& exchange) {
+  if (options.max_batch_rows < 1 || options.max_logit_rows < 1) {
+    return absl::InvalidArgumentError("a step needs at least one row");
+  }
+  if (options.rank != exchange.rank()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "rank: want the exchange's ", exchange.rank().value(), ", found ", options.rank.value()));
+  }
+  const size_t wanted = MaxMessageBytes(config, kernels, options.max_batch_rows);
+  if (exchange.max_message_bytes() < wanted) {
+    return absl::InvalidArgumentError(absl::StrCat("exchange: want messages of up to ", wanted,
+                                                   " bytes, found ", exchange.max_message_bytes()));
+  }
+  SHOAL_RETURN_IF_ERROR(CheckPlacement(config, placement, exchange.world_size()));
+  if (options.fp8_activations && !config.quant.has_value()) {
+    return absl::InvalidArgumentError(
+        "fp8 activations: want FP8 weights, found no quantization_config");
+  }
+  auto model = std::make_unique<DecoderModel>(config, placement, options, kernels, exchange);
+  SHOAL_RETURN_IF_ERROR(model->LoadFrom(directory));
+  return model;
+}
+
+}  // namespace shoal

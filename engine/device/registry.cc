@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backends of this build, by name: the one place that names each of them.
 #include "absl/strings/str_cat.h"
+#include "engine/device/cpu/cpu_kernels.h"
 #include "engine/device/kernels.h"
 #include "engine/device/reference/reference_kernels.h"
 
@@ -13,7 +14,8 @@ absl::StatusOr<std::unique_ptr<Kernels>> CreateKernels(absl::string_view name,
         absl::StrCat("threads: want 0 or more, found ", options.threads));
   }
   if (name == "reference") return CreateReferenceKernels();
-  for (absl::string_view known : {"cpu", "cuda", "ascend"}) {
+  if (name == "cpu") return CreateCpuKernels(options);
+  for (absl::string_view known : {"cuda", "ascend"}) {
     if (name == known)
       return absl::UnimplementedError(absl::StrCat("this build lacks the ", name, " backend"));
   }

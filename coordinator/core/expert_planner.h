@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Expert-parallel load balancing: loads -> replicas -> ranks, a pure function of a load matrix.
+//
+// `BalanceExperts` is the published algorithm (EPLB, https://github.com/deepseek-ai/EPLB) with its
+// ties decided: groups of experts are packed onto hosts, hot experts of a host are replicated,
+// replicas are packed onto the host's ranks. `PlanPlacement` is what the coordinator uses: the same
+// idea under the rule that every expert has at least `holders` copies on different ranks, and on
+// different hosts where there are hosts to choose from.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "engine/config/expert_placement.h"
+
+namespace shoal {
+
+struct BalanceShape {
+  int physical = 0;  // slots in all; divisible by ranks
+  int groups = 1;    // n_group of the router; divides the number of experts
+  int nodes = 1;     // hosts; divides ranks
+  int ranks = 1;
+};
+
+// Loads of one layer [E] -> the logical expert in each physical slot [physical]; slot s belongs to
+// rank s / (physical / ranks). Hierarchical if `groups` is divisible by `nodes`, else as with one
+// group and one node. Sums in f32. Ties: heaviest first, equal ones by lowest index; the emptiest
+// pack with room, lowest index on a tie. Errors: InvalidArgument for shapes that do not divide or
+// fewer slots than experts.
+absl::StatusOr<std::vector<int>> BalanceExperts(absl::Span<const float> load,
+                                                const BalanceShape& shape);
+
+struct PlacementRequest {
+  std::vector<std::vector<float>>
+      load;                       // by layer; empty for dense ones. Tokens per expert, any unit
+  std::vector<int> host_of_rank;  // by rank: an index of the host it runs on
+  int holders = 1;                // least copies of each expert, on different ranks
+  int redundant_experts = 0;      // further copies per layer, for the hottest
+};
+
+// A placement that meets the request, as balanced as first-fit decreasing makes it; equal requests
+// give equal placements. Errors: InvalidArgument naming what cannot be met (more holders than
+// ranks).
+absl::StatusOr<ExpertPlacement> PlanPlacement(const PlacementRequest& request);
+
+}  // namespace shoal

@@ -13,6 +13,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/text/chat_json.h"
 #include "engine/text/chat_template.h"
+#include "engine/text/json_text.h"
 #include "engine/text/tokenizer.h"
 #include "nlohmann/json.hpp"
 
@@ -64,12 +65,7 @@ absl::StatusOr<ordered_json> DecodeIds(const Tokenizer& tokenizer, const ordered
 }
 
 absl::StatusOr<ordered_json> TranslateText(const Tokenizer& tokenizer, const std::string& text) {
-  ordered_json line;
-  try {
-    line = ordered_json::parse(text);
-  } catch (const ordered_json::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat("not valid JSON: ", error.what()));
-  }
+  SHOAL_ASSIGN_OR_RETURN(const ordered_json line, ParseJsonText(text));
   if (!line.is_object() || line.contains("text") == line.contains("ids")) {
     return absl::InvalidArgumentError("wanted an object with either \"text\" or \"ids\"");
   }

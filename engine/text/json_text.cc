@@ -49,7 +49,10 @@ class Builder : public nlohmann::json_sax<Json> {
     return true;
   }
   bool parse_error(std::size_t, const std::string&, const Json::exception& error) override {
-    error_ = error.what();
+    // "[json.exception.parse_error.101] parse error at line 1, ...": the part for people.
+    const absl::string_view what = error.what();
+    const size_t bracket = what.find("] ");
+    error_ = std::string(bracket == what.npos ? what : what.substr(bracket + 2));
     return false;
   }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // JSON that a client sent, kept the way a prompt must show it: members in order, numbers not
-// rounded. Private to this room: public headers stay free of JSON.
+// rounded. For .cc files only: public headers stay free of JSON.
 #pragma once
 
 #include <nlohmann/json.hpp>

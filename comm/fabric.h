@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a worker joins a unit: it opens its end of a transport, tells the coordinator the endpoint, and, once the roster is
-// known, connects. What comes out is the engine's Exchange.
+// How a worker joins a unit: it opens its end of a transport, tells the coordinator the endpoint,
+// and, once the roster is known, connects. What comes out is the engine's Exchange.
 #pragma once
 
 #include <memory>
@@ -24,19 +24,22 @@ struct TlsFiles {
 };
 
 struct FabricOptions {
-  std::string transport;           // "inprocess", "shm", "grpc", "mpi"
-  std::string cluster;             // names the unit on this host; part of every endpoint
-  std::string listen = "127.0.0.1:0";  // grpc: where to listen
-  TlsFiles tls;                    // grpc
-  size_t max_message_bytes = 0;    // Model::MaxMessageBytes; the same on all ranks, checked when connecting
+  std::string transport;               // "inprocess", "shm", "grpc", "mpi"
+  std::string cluster;                 // names the unit on this host; part of every endpoint
+  std::string listen = "127.0.0.1:0";  // grpc: where to listen; port 0 picks a free one
+  std::string advertise;  // grpc: the host by which peers reach us; empty: that of `listen`, or
+                          // this host's name when that is a wildcard
+  TlsFiles tls;  // grpc
+  size_t max_message_bytes =
+      0;  // Model::MaxMessageBytes; the same on all ranks, checked when connecting
 };
 
 class Fabric {
  public:
   virtual ~Fabric() = default;
 
-  // Errors: Unimplemented for a transport this build lacks; InvalidArgument; Unavailable with the address when
-  // listening fails.
+  // Errors: Unimplemented for a transport this build lacks; InvalidArgument; Unavailable with the
+  // address when listening fails.
   static absl::StatusOr<std::unique_ptr<Fabric>> Create(const FabricOptions& options);
 
   virtual absl::string_view transport() const = 0;
@@ -45,10 +48,16 @@ class Fabric {
   // The rank this transport insists on (MPI), else -1.
   virtual int fixed_rank() const { return -1; }
 
-  // Connects to endpoints[r] of every rank r (size: world) for `epoch`, waiting for peers until `deadline`. All ranks
-  // call it with the same arguments but `rank`. The first call makes the Exchange; later ones (same rank and world)
-  // reconnect the same object to peers whose endpoints changed. The Fabric owns it. Errors name peer and endpoint.
-  virtual absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints,
+  // Connects to endpoints[r] of every rank r (size: world) for `epoch`, waiting for peers until
+  // `deadline`, and installs the epoch. All ranks call it with the same arguments but `rank`. The
+  // first call makes the Exchange; later ones (same rank and world, a later epoch, also after an
+  // error) connect the same object anew, to peers that may have been replaced; what was in flight
+  // is forgotten. The Fabric owns it. Not concurrently with the engine's calls on it. Errors name
+  // peer and endpoint: Unavailable for a peer that is not there, DeadlineExceeded for one that did
+  // not connect in time, FailedPrecondition for one built or configured otherwise, Aborted for one
+  // in another epoch.
+  virtual absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank,
+                                            absl::Span<const std::string> endpoints,
                                             absl::Time deadline) = 0;
 };
 

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/fabric.h"
+
+#include "absl/strings/str_cat.h"
+#include "comm/inprocess/inprocess_fabric.h"
+#include "comm/shm/shm_fabric.h"
+
+namespace shoal {
+
+absl::StatusOr<std::unique_ptr<Fabric>> Fabric::Create(const FabricOptions& options) {
+  if (options.transport == "inprocess") return InprocessFabric::Make(options);
+  if (options.transport == "shm") return ShmFabric::Make(options);
+  return absl::InvalidArgumentError(
+      absl::StrCat("transport \"", options.transport, "\": want inprocess, shm, grpc or mpi"));
+}
+
+}  // namespace shoal

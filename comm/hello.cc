@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/hello.h"
+
+#include "absl/strings/str_cat.h"
+#include "proto/exchange.pb.h"
+
+namespace shoal {
+namespace {
+
+constexpr uint32_t kProtocol = 1;
+constexpr size_t kMaxWorld = 4096;
+
+void ToProto(const Hello& hello, exchange::Hello& out) {
+  out.set_protocol(kProtocol);
+  out.set_cluster(hello.cluster);
+  out.set_epoch(hello.epoch.value());
+  out.set_rank(hello.rank.value());
+  out.set_world(hello.world);
+  out.set_max_message_bytes(hello.max_message_bytes);
+  out.set_endpoint(hello.endpoint);
+}
+
+absl::StatusOr<Hello> FromProto(const exchange::Hello& hello) {
+  if (hello.protocol() != kProtocol) {
+    return absl::DataLossError(
+        absl::StrCat("hello: want exchange protocol ", kProtocol, ", found ", hello.protocol()));
+  }
+  return Hello{.cluster = hello.cluster(),
+               .epoch = Epoch(hello.epoch()),
+               .rank = RankId(hello.rank()),
+               .world = hello.world(),
+               .max_message_bytes = hello.max_message_bytes(),
+               .endpoint = hello.endpoint()};
+}
+
+// Protobuf wants std::string fields to be UTF-8 and tells so on stderr only; a peer's bytes are
+// data, not text.
+template <typename Proto>
+bool Parse(absl::string_view bytes, Proto& proto) {
+  return bytes.size() <= kMaxHelloBytes &&
+         proto.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
+}
+
+template <typename T>
+absl::Status Mismatch(absl::string_view what, const T& mine, const T& theirs) {
+  return absl::FailedPreconditionError(absl::StrCat(what, ": want ", mine, ", found ", theirs));
+}
+
+}  // namespace
+
+std::string EncodeHello(const Hello& hello) {
+  exchange::Hello proto;
+  ToProto(hello, proto);
+  return proto.SerializeAsString();
+}
+
+std::string EncodeHelloReply(const HelloReply& reply) {
+  exchange::HelloReply proto;
+  proto.set_code(static_cast<int32_t>(reply.verdict.code()));
+  proto.set_message(std::string(reply.verdict.message().substr(0, kMaxHelloBytes / 2)));
+  if (reply.verdict.ok()) ToProto(reply.hello, *proto.mutable_hello());
+  return proto.SerializeAsString();
+}
+
+absl::StatusOr<Hello> ParseHello(absl::string_view bytes) {
+  exchange::Hello proto;
+  if (!Parse(bytes, proto)) return absl::DataLossError("hello: not a message of this protocol");
+  return FromProto(proto);
+}
+
+absl::StatusOr<HelloReply> ParseHelloReply(absl::string_view bytes) {
+  exchange::HelloReply proto;
+  if (!Parse(bytes, proto))
+    return absl::DataLossError("hello reply: not a message of this protocol");
+  HelloReply reply;
+  if (proto.code() != 0) {
+    const bool known =
+        proto.code() > 0 && proto.code() <= static_cast<int>(absl::StatusCode::kUnauthenticated);
+    reply.verdict = absl::Status(
+        known ? static_cast<absl::StatusCode>(proto.code()) : absl::StatusCode::kUnknown,
+        proto.message());
+    return reply;
+  }
+  absl::StatusOr<Hello> hello = FromProto(proto.hello());
+  if (!hello.ok()) return hello.status();
+  reply.hello = *std::move(hello);
+  return reply;
+}
+
+absl::Status JudgeHello(const Hello& mine, const Hello& theirs,
+                        absl::Span<const std::string> endpoints) {
+  if (theirs.cluster != mine.cluster) return Mismatch("cluster", mine.cluster, theirs.cluster);
+  if (theirs.world != mine.world) return Mismatch("world size", mine.world, theirs.world);
+  if (theirs.max_message_bytes != mine.max_message_bytes) {
+    return Mismatch("max_message_bytes", mine.max_message_bytes, theirs.max_message_bytes);
+  }
+  if (theirs.rank.value() < 0 || theirs.rank.value() >= mine.world || theirs.rank == mine.rank) {
+    return absl::FailedPreconditionError(absl::StrCat("rank ", theirs.rank.value(),
+                                                      " is no peer of rank ", mine.rank.value(),
+                                                      " in a world of ", mine.world));
+  }
+  if (theirs.epoch != mine.epoch) {
+    return absl::AbortedError(absl::StrCat("epoch: rank ", mine.rank.value(), " connects epoch ",
+                                           mine.epoch.value(), ", rank ", theirs.rank.value(),
+                                           " epoch ", theirs.epoch.value()));
+  }
+  return theirs.endpoint == endpoints[theirs.rank.value()]
+             ? absl::OkStatus()
+             : Mismatch(absl::StrCat("endpoint of rank ", theirs.rank.value()),
+                        endpoints[theirs.rank.value()], theirs.endpoint);
+}
+
+absl::Status CheckRoster(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints,
+                         absl::string_view own_endpoint) {
+  if (epoch.value() < 1)
+    return absl::InvalidArgumentError(absl::StrCat("epoch ", epoch.value(), ": want 1 or more"));
+  if (endpoints.empty() || endpoints.size() > kMaxWorld) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a world of ", endpoints.size(), " ranks: want 1 to ", kMaxWorld));
+  }
+  if (rank.value() < 0 || static_cast<size_t>(rank.value()) >= endpoints.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rank ", rank.value(), " in a world of ", endpoints.size()));
+  }
+  if (endpoints[rank.value()] != own_endpoint) {
+    return absl::InvalidArgumentError(absl::StrCat("endpoint of rank ", rank.value(),
+                                                   ": the roster says ", endpoints[rank.value()],
+                                                   ", this rank is ", own_endpoint));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace shoal

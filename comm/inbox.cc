@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/inbox.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "comm/exchange_errors.h"
+#include "comm/wait_loop.h"
+#include "engine/base/check.h"
+#include "engine/base/status_macros.h"
+
+namespace shoal {
+
+Inbox::Inbox(RankId rank, int world, const PeerBoard& board)
+    : rank_(rank), spin_turns_(SpinTurns(world)), board_(board), readers_(world) {}
+
+void Inbox::InstallEpoch(Epoch epoch) {
+  epoch_ = epoch;
+  phases_ = {};
+  for (LaneReader& reader : readers_) {
+    if (reader) reader.InstallEpoch(epoch);
+  }
+}
+
+// Whether some message of this exchange will never come: its sender has left, or has gone on to a
+// later epoch.
+bool Inbox::Hopeless(const ExchangeTag& tag, uint64_t count) const {
+  return std::any_of(readers_.begin(), readers_.end(), [&](const LaneReader& reader) {
+    const bool ended = reader.writer_closed() || reader.writer_epoch() > tag.epoch;
+    return ended && !reader.Has(tag.phase,
+                                count);  // in this order: what was published before the end counts
+  });
+}
+
+absl::Status Inbox::Wait(const ExchangeTag& tag, absl::Time deadline,
+                         absl::Span<absl::Span<const std::byte>> received,
+                         absl::FunctionRef<size_t(RankId)> outstanding) {
+  SHOAL_CHECK(received.size() == readers_.size());
+  if (tag.epoch != epoch_) return EpochError(tag, rank_, epoch_, "it");
+  if (board_.cancelled()) return InExchange(tag, rank_, board_.status());
+  Phase& phase = phases_[static_cast<int>(tag.phase)];
+  const uint64_t count = phase.waited;
+  SHOAL_CHECK(count - phase.released < kLaneSlots);  // the caller forgot a Release
+  const int world = static_cast<int>(readers_.size());
+  // First the rank after us: it posts to us last (see Post), so when its message is here the others
+  // most likely are, and we slept once.
+  for (int i = 1; i <= world; ++i) {
+    const int peer = (rank_.value() + i) % world;
+    const LaneReader& reader = readers_[peer];
+    const WaitEnd end = WaitUntil(
+        reader.bell(), spin_turns_, deadline, board_, [&] { return reader.Has(tag.phase, count); },
+        [&] { return Hopeless(tag, count); });
+    if (end != WaitEnd::kReady) SHOAL_RETURN_IF_ERROR(WhyMissing(tag, count, outstanding));
+    absl::StatusOr<absl::Span<const std::byte>> message = reader.Read(count, RankId(peer), tag);
+    if (!message.ok()) {
+      return InExchange(
+          tag, rank_,
+          absl::Status(message.status().code(),
+                       absl::StrCat("from rank ", peer, ": ", message.status().message())));
+    }
+    received[peer] = *message;
+  }
+  phase.held[count % kLaneSlots] = {.tag = tag};
+  ++phase.waited;
+  return absl::OkStatus();
+}
+
+// Why the messages of `tag` are not all here, the most telling reason first; OK when they all came
+// just now.
+absl::Status Inbox::WhyMissing(const ExchangeTag& tag, uint64_t count,
+                               absl::FunctionRef<size_t(RankId)> outstanding) const {
+  MissingPeers missing;
+  absl::Status ended;
+  for (size_t peer = 0; peer < readers_.size(); ++peer) {
+    const LaneReader& reader = readers_[peer];
+    const bool closed = reader.writer_closed();
+    const Epoch epoch = reader.writer_epoch();
+    if (reader.Has(tag.phase, count)) continue;
+    const RankId id(static_cast<int32_t>(peer));
+    missing.push_back({id, outstanding(id)});
+    if (epoch > tag.epoch) {
+      ended.Update(EpochError(tag, rank_, epoch, absl::StrCat("rank ", peer)));
+    } else if (closed) {
+      ended.Update(
+          InExchange(tag, rank_, absl::UnavailableError(absl::StrCat("rank ", peer, " has left"))));
+    }
+  }
+  if (missing.empty()) return absl::OkStatus();
+  if (absl::Status status = board_.status(); !status.ok()) return InExchange(tag, rank_, status);
+  if (!ended.ok()) return ended;
+  return TimeoutError(tag, rank_, missing);
+}
+
+void Inbox::Release(const ExchangeTag& tag) {
+  if (tag.epoch != epoch_) return;
+  Phase& phase = phases_[static_cast<int>(tag.phase)];
+  for (uint64_t count = phase.released; count < phase.waited; ++count) {
+    Held& held = phase.held[count % kLaneSlots];
+    if (held.tag == tag) held.released = true;
+  }
+  const uint64_t before = phase.released;
+  while (phase.released < phase.waited && phase.held[phase.released % kLaneSlots].released)
+    ++phase.released;
+  if (phase.released == before) return;
+  for (LaneReader& reader : readers_) reader.Release(tag.phase, phase.released);
+}
+
+void Inbox::Wake() {
+  for (const LaneReader& reader : readers_) {
+    if (reader) reader.bell().Ring();
+  }
+}
+
+void Inbox::Close(RankId peer) {
+  if (LaneReader& reader = readers_[peer.value()]; reader) reader.Close();
+}
+
+}  // namespace shoal

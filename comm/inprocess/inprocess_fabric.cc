@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/inprocess/inprocess_fabric.h"
+
+#include <vector>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "comm/connect_error.h"
+#include "engine/base/status_macros.h"
+
+namespace shoal {
+
+absl::StatusOr<std::unique_ptr<Fabric>> InprocessFabric::Make(const FabricOptions& options) {
+  SHOAL_RETURN_IF_ERROR(Lane::Bytes(options.max_message_bytes).status());
+  return absl::WrapUnique<Fabric>(new InprocessFabric(options, Hub::Of(options.cluster)));
+}
+
+InprocessFabric::InprocessFabric(const FabricOptions& options, std::shared_ptr<Hub> hub)
+    : options_(options), hub_(std::move(hub)), endpoint_(hub_->Enter()) {}
+
+InprocessFabric::~InprocessFabric() {
+  exchange_.reset();
+  hub_->Leave(endpoint_);
+}
+
+absl::StatusOr<Exchange*> InprocessFabric::Connect(Epoch epoch, RankId rank,
+                                                   absl::Span<const std::string> endpoints,
+                                                   absl::Time deadline) {
+  SHOAL_RETURN_IF_ERROR(CheckRoster(epoch, rank, endpoints, endpoint_));
+  const int world = static_cast<int>(endpoints.size());
+  SHOAL_RETURN_IF_ERROR(CheckSameUnit(exchange_.get(), rank, world));
+  if (exchange_ != nullptr) SHOAL_RETURN_IF_ERROR(exchange_->CheckEpoch(epoch));
+  const Hello mine = {.cluster = options_.cluster,
+                      .epoch = epoch,
+                      .rank = rank,
+                      .world = world,
+                      .max_message_bytes = options_.max_message_bytes,
+                      .endpoint = endpoint_};
+  std::vector<Lane> in(world);
+  std::vector<Lane> out(world);
+  for (int peer = 0; peer < world; ++peer) {
+    if (peer == rank.value()) continue;
+    SHOAL_ASSIGN_OR_RETURN(in[peer], Lane::Allocate(options_.max_message_bytes));
+    hub_->Put(endpoint_, endpoints[peer], {mine, in[peer]});
+  }
+  for (int peer = 0; peer < world; ++peer) {
+    if (peer == rank.value()) continue;
+    absl::StatusOr<Hub::Offer> offer = hub_->Take(endpoints[peer], endpoint_, epoch, deadline);
+    absl::Status status = offer.ok() ? JudgeHello(mine, offer->hello, endpoints) : offer.status();
+    if (!status.ok()) return ConnectError(epoch, rank, RankId(peer), endpoints[peer], status);
+    out[peer] = std::move(offer->lane);
+  }
+  if (exchange_ == nullptr) {
+    SHOAL_ASSIGN_OR_RETURN(exchange_, LaneExchange::Make(rank, world, options_.max_message_bytes));
+  }
+  SHOAL_RETURN_IF_ERROR(exchange_->Relink(epoch, std::move(in), std::move(out)));
+  return exchange_.get();
+}
+
+}  // namespace shoal

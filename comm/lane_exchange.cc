@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/lane_exchange.h"
+
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "comm/exchange_errors.h"
+#include "comm/wait_loop.h"
+#include "engine/base/check.h"
+#include "engine/base/status_macros.h"
+
+namespace shoal {
+
+LaneExchange::LaneExchange(RankId rank, int world, size_t max_message_bytes)
+    : rank_(rank),
+      max_message_bytes_(max_message_bytes),
+      spin_turns_(SpinTurns(world)),
+      board_(world),
+      inbox_(rank, world, board_),
+      writers_(world) {
+  for (Sending& sending : sending_) sending.reserved.resize(world);
+}
+
+absl::StatusOr<std::unique_ptr<LaneExchange>> LaneExchange::Make(RankId rank, int world,
+                                                                 size_t max_message_bytes) {
+  auto exchange = absl::WrapUnique(new LaneExchange(rank, world, max_message_bytes));
+  SHOAL_ASSIGN_OR_RETURN(Lane own, Lane::Allocate(max_message_bytes));
+  exchange->inbox_.SetLane(rank, own);
+  exchange->writers_[rank.value()] = LaneWriter(std::move(own));
+  return exchange;
+}
+
+LaneExchange::~LaneExchange() { Close(); }
+
+void LaneExchange::Close() {
+  for (int peer = 0; peer < world_size(); ++peer) {
+    if (peer == rank_.value()) continue;
+    inbox_.Close(RankId(peer));
+    if (writers_[peer]) writers_[peer].Close();
+  }
+}
+
+absl::Status LaneExchange::Relink(Epoch epoch, std::vector<Lane> in, std::vector<Lane> out) {
+  SHOAL_RETURN_IF_ERROR(CheckEpoch(epoch));
+  {
+    absl::MutexLock lock(&wake_mutex_);
+    Close();
+    for (int peer = 0; peer < world_size(); ++peer) {
+      if (peer == rank_.value()) continue;
+      inbox_.SetLane(RankId(peer), std::move(in[peer]));
+      writers_[peer] = LaneWriter(std::move(out[peer]));
+      board_.Revive(RankId(peer));
+    }
+  }
+  return InstallEpoch(epoch);
+}
+
+void LaneExchange::LinkLost(RankId peer, const absl::Status& why) {
+  absl::MutexLock lock(&wake_mutex_);
+  if (!inbox_.WriterClosed(peer)) board_.Fail(peer, why);
+  WakeAll();
+}
+
+void LaneExchange::Cancel() {
+  absl::MutexLock lock(&wake_mutex_);
+  board_.Cancel();
+  WakeAll();
+}
+
+void LaneExchange::WakeAll() {
+  inbox_.Wake();
+  for (const LaneWriter& writer : writers_) {
+    if (writer) writer.bell().Ring();
+  }
+}
+
+absl::Status LaneExchange::InstallEpoch(Epoch epoch) {
+  SHOAL_RETURN_IF_ERROR(CheckEpoch(epoch));
+  epoch_ = epoch;
+  used_ = false;
+  for (Sending& sending : sending_) {
+    sending.reserved.assign(sending.reserved.size(), false);
+    sending.error = absl::OkStatus();
+  }
+  for (LaneWriter& writer : writers_) {
+    if (writer) writer.InstallEpoch(epoch);
+  }
+  inbox_.InstallEpoch(epoch);
+  board_.ClearCancel();
+  return absl::OkStatus();
+}
+
+// Waits until the next slot to `peer` is free and takes it for this phase's Post.
+absl::Status LaneExchange::Reserve(const ExchangeTag& tag, RankId peer, absl::Time deadline) {
+  if (tag.epoch != epoch_) return EpochError(tag, rank_, epoch_, "it");
+  if (board_.cancelled()) return InExchange(tag, rank_, board_.status());
+  const LaneWriter& writer = writers_[peer.value()];
+  const WaitEnd end = WaitUntil(
+      writer.bell(), spin_turns_, deadline, board_, [&] { return writer.CanWrite(tag.phase); },
+      [&] { return writer.reader_closed() || writer.reader_epoch() > tag.epoch; });
+  if (end != WaitEnd::kReady) {
+    if (absl::Status status = board_.status(); !status.ok()) return InExchange(tag, rank_, status);
+    if (writer.reader_epoch() > tag.epoch) {
+      return EpochError(tag, rank_, writer.reader_epoch(), absl::StrCat("rank ", peer.value()));
+    }
+    if (writer.reader_closed()) {
+      return InExchange(tag, rank_,
+                        absl::UnavailableError(absl::StrCat("rank ", peer.value(), " has left")));
+    }
+    return BackPressureError(tag, rank_, {peer, writer.outstanding_bytes(tag.phase)});
+  }
+  sending_[static_cast<int>(tag.phase)].reserved[peer.value()] = true;
+  used_ = true;
+  return absl::OkStatus();
+}
+
+absl::Span<std::byte> LaneExchange::SendBuffer(const ExchangeTag& tag, RankId peer,
+                                               absl::Time deadline) {
+  Sending& sending = sending_[static_cast<int>(tag.phase)];
+  if (!sending.reserved[peer.value()] || tag.epoch != epoch_) {
+    if (absl::Status status = Reserve(tag, peer, deadline); !status.ok()) {
+      sending.error = std::move(status);
+      return {};
+    }
+  }
+  return writers_[peer.value()].Rows(tag.phase);
+}
+
+absl::Status LaneExchange::Post(const ExchangeTag& tag, absl::Span<const size_t> bytes) {
+  SHOAL_CHECK(bytes.size() == writers_.size());
+  if (tag.epoch != epoch_) return EpochError(tag, rank_, epoch_, "it");
+  if (board_.stopped()) return InExchange(tag, rank_, board_.status());
+  const int world = world_size();
+  Sending& sending = sending_[static_cast<int>(tag.phase)];
+  for (int peer = 0; peer < world; ++peer) {
+    SHOAL_CHECK(bytes[peer] <= max_message_bytes_);
+    if (sending.reserved[peer]) continue;
+    if (!sending.error.ok()) return std::exchange(sending.error, absl::OkStatus());
+    SHOAL_RETURN_IF_ERROR(Reserve(tag, RankId(peer), absl::InfinitePast()));
+  }
+  for (int i = 1; i <= world; ++i) {
+    const int peer = (rank_.value() + i) % world;
+    writers_[peer].Publish({.tag = tag, .source = rank_, .length = bytes[peer]});
+    sending.reserved[peer] = false;
+  }
+  sending.error = absl::OkStatus();
+  return absl::OkStatus();
+}
+
+absl::Status LaneExchange::Wait(const ExchangeTag& tag, absl::Time deadline,
+                                absl::Span<absl::Span<const std::byte>> received) {
+  used_ = used_ || tag.epoch == epoch_;
+  return inbox_.Wait(tag, deadline, received, [&](RankId peer) {
+    return writers_[peer.value()].outstanding_bytes(tag.phase);
+  });
+}
+
+}  // namespace shoal

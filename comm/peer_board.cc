@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/peer_board.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace shoal {
+
+absl::Status PeerBoard::status() const {
+  if (cancelled()) return absl::AbortedError("cancelled");
+  absl::MutexLock lock(&mutex_);
+  for (const absl::Status& failure : failures_) {
+    if (!failure.ok()) return failure;
+  }
+  return absl::OkStatus();
+}
+
+void PeerBoard::Cancel() {
+  absl::MutexLock lock(&mutex_);
+  cancelled_.store(true, std::memory_order_release);
+  Update();
+}
+
+void PeerBoard::ClearCancel() {
+  absl::MutexLock lock(&mutex_);
+  cancelled_.store(false, std::memory_order_release);
+  Update();
+}
+
+void PeerBoard::Fail(RankId peer, const absl::Status& why) {
+  absl::MutexLock lock(&mutex_);
+  absl::Status& failure = failures_[peer.value()];
+  if (!failure.ok()) return;
+  failure = absl::Status(why.code(), absl::StrCat("rank ", peer.value(), " ", why.message()));
+  Update();
+}
+
+void PeerBoard::Revive(RankId peer) {
+  absl::MutexLock lock(&mutex_);
+  failures_[peer.value()] = absl::OkStatus();
+  Update();
+}
+
+bool PeerBoard::failed(RankId peer) const {
+  absl::MutexLock lock(&mutex_);
+  return !failures_[peer.value()].ok();
+}
+
+void PeerBoard::Update() {
+  const bool failed = std::any_of(failures_.begin(), failures_.end(),
+                                  [](const absl::Status& s) { return !s.ok(); });
+  stopped_.store(failed || cancelled_.load(std::memory_order_relaxed), std::memory_order_release);
+}
+
+}  // namespace shoal

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/shm/shm_fabric.h"
+
+#include <sys/eventfd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "comm/connect_error.h"
+#include "comm/hello.h"
+#include "comm/shm/handshake.h"
+#include "comm/shm/local_socket.h"
+#include "comm/shm/segment.h"
+#include "engine/base/status_macros.h"
+
+namespace shoal {
+
+absl::StatusOr<std::unique_ptr<Fabric>> ShmFabric::Make(const FabricOptions& options) {
+  SHOAL_RETURN_IF_ERROR(Lane::Bytes(options.max_message_bytes).status());
+  SHOAL_ASSIGN_OR_RETURN(ShmEndpoint here, ShmEndpoint::MakeHere(options.cluster));
+  SHOAL_ASSIGN_OR_RETURN(UniqueFd listener, ListenLocal(here.socket));
+  UniqueFd wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake) return absl::UnavailableError(absl::StrCat("eventfd: ", std::strerror(errno)));
+  return absl::WrapUnique<Fabric>(
+      new ShmFabric(options, std::move(here), std::move(listener), std::move(wake)));
+}
+
+ShmFabric::ShmFabric(const FabricOptions& options, ShmEndpoint here, UniqueFd listener,
+                     UniqueFd wake)
+    : options_(options),
+      here_(std::move(here)),
+      listener_(std::move(listener)),
+      watcher_(std::move(wake), [this](RankId peer) {
+        exchange_->LinkLost(peer,
+                            absl::UnavailableError("is gone: its end of the link was closed"));
+      }) {}
+
+ShmFabric::~ShmFabric() {
+  // Lanes are closed before sockets, so that peers know good order from a death.
+  const std::vector<Link> links = watcher_.Take();
+  exchange_.reset();
+}
+
+absl::StatusOr<std::vector<ShmEndpoint>> ShmFabric::ParsePeers(
+    absl::Span<const std::string> endpoints) const {
+  std::vector<ShmEndpoint> parsed;
+  for (size_t peer = 0; peer < endpoints.size(); ++peer) {
+    SHOAL_ASSIGN_OR_RETURN(parsed.emplace_back(), ShmEndpoint::Parse(endpoints[peer]));
+    if (parsed.back().host != here_.host) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("transport shm joins ranks of one host: this is ", here_.host, ", rank ",
+                       peer, " is on ", parsed.back().host, "; use transport grpc or mpi"));
+    }
+  }
+  return parsed;
+}
+
+absl::StatusOr<Exchange*> ShmFabric::Connect(Epoch epoch, RankId rank,
+                                             absl::Span<const std::string> endpoints,
+                                             absl::Time deadline) {
+  SHOAL_RETURN_IF_ERROR(CheckRoster(epoch, rank, endpoints, endpoint()));
+  const int world = static_cast<int>(endpoints.size());
+  SHOAL_RETURN_IF_ERROR(CheckSameUnit(exchange_.get(), rank, world));
+  if (exchange_ != nullptr) SHOAL_RETURN_IF_ERROR(exchange_->CheckEpoch(epoch));
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<ShmEndpoint> parsed, ParsePeers(endpoints));
+  const Hello mine = {.cluster = options_.cluster,
+                      .epoch = epoch,
+                      .rank = rank,
+                      .world = world,
+                      .max_message_bytes = options_.max_message_bytes,
+                      .endpoint = endpoint()};
+  std::vector<Segment> inbound(world);
+  for (int peer = 0; peer < world; ++peer) {
+    if (peer == rank.value()) continue;
+    SHOAL_ASSIGN_OR_RETURN(inbound[peer], CreateSegment(options_.max_message_bytes));
+  }
+  Handshake handshake(mine, endpoints, parsed, listener_, inbound);
+  SHOAL_RETURN_IF_ERROR(handshake.Run(deadline));
+
+  const std::vector<Link> old = watcher_.Take();
+  if (exchange_ == nullptr) {
+    SHOAL_ASSIGN_OR_RETURN(exchange_, LaneExchange::Make(rank, world, options_.max_message_bytes));
+  }
+  std::vector<Lane> in(world);
+  for (int peer = 0; peer < world; ++peer) in[peer] = std::move(inbound[peer].lane);
+  SHOAL_RETURN_IF_ERROR(exchange_->Relink(epoch, std::move(in), handshake.TakeOutbound()));
+  std::vector<UniqueFd> sockets = handshake.TakeSockets();
+  std::vector<Link> links;
+  for (int peer = 0; peer < world; ++peer) {
+    if (peer != rank.value()) links.push_back({RankId(peer), std::move(sockets[peer])});
+  }
+  watcher_.Watch(std::move(links));
+  return exchange_.get();
+}
+
+}  // namespace shoal

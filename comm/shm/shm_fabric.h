@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Transport `shm`: the ranks are processes of one host. Every rank owns the memory it receives
+// into; a sender writes rows straight into the receiver's, the one copy there is.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/fabric.h"
+#include "comm/lane_exchange.h"
+#include "comm/shm/link_watcher.h"
+#include "comm/shm/shm_endpoint.h"
+#include "comm/shm/unique_fd.h"
+
+namespace shoal {
+
+class ShmFabric final : public Fabric {
+ public:
+  static absl::StatusOr<std::unique_ptr<Fabric>> Make(const FabricOptions& options);
+  ~ShmFabric() override;
+
+  absl::string_view transport() const override { return "shm"; }
+  std::string endpoint() const override { return here_.ToString(); }
+  absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank,
+                                    absl::Span<const std::string> endpoints,
+                                    absl::Time deadline) override;
+
+ private:
+  ShmFabric(const FabricOptions& options, ShmEndpoint here, UniqueFd listener, UniqueFd wake);
+  // Every peer's endpoint. Errors: InvalidArgument; FailedPrecondition for one on another host.
+  absl::StatusOr<std::vector<ShmEndpoint>> ParsePeers(
+      absl::Span<const std::string> endpoints) const;
+
+  FabricOptions options_;
+  ShmEndpoint here_;
+  UniqueFd listener_;
+  std::unique_ptr<LaneExchange> exchange_;
+  LinkWatcher watcher_;  // calls exchange_
+};
+
+}  // namespace shoal

@@ -11,6 +11,8 @@
 namespace shoal {
 
 void AddInspectCommand(CLI::App& app, int& exit_code);
+void AddRunCommand(CLI::App& app, int& exit_code);
+void AddScoreCommand(CLI::App& app, int& exit_code);
 void AddTokenizeCommand(CLI::App& app, int& exit_code);
 
 // The exit code for `status`; says what failed on stderr: "shoal inspect: <message>".

@@ -8,6 +8,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   int exit_code = 0;
   shoal::AddInspectCommand(app, exit_code);
+  shoal::AddRunCommand(app, exit_code);
+  shoal::AddScoreCommand(app, exit_code);
   shoal::AddTokenizeCommand(app, exit_code);
   try {
     app.parse(argc, argv);

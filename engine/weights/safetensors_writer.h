@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes one safetensors file whose tensors are known beforehand and whose rows arrive in any order, so that
-// outputs larger than memory can be written as they are computed.
+// Writes one safetensors file whose tensors are known beforehand and whose rows arrive in any
+// order, so that outputs larger than memory can be written as they are computed.
 #pragma once
 
 #include <cstddef>

@@ -351,7 +351,6 @@ void HttpConnection::Flush() {
     return;
   }
   writing_.swap(queued_);
-  written_ = 0;
   WriteSome();
 }
 
@@ -375,6 +374,7 @@ void HttpConnection::OnWritten(ErrorCode error, size_t bytes) {
   if (written_ < writing_.size()) return WriteSome();
   write_timer_.cancel();
   writing_.clear();
+  written_ = 0;
   Flush();
 }
 

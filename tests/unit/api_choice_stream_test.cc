@@ -34,8 +34,8 @@ std::vector<int32_t> Bytes(const std::string& text) {
   return ids;
 }
 
-ChoiceDelta Generate(const ApiRequest& request, const std::vector<int32_t>& tokens, FinishReason finish,
-                size_t piece, ChoiceStream& stream) {
+ChoiceDelta Generate(const ApiRequest& request, const std::vector<int32_t>& tokens,
+                     FinishReason finish, size_t piece, ChoiceStream& stream) {
   ChoiceDelta all;
   for (size_t i = 0; i < tokens.size() || i == 0; i += piece) {
     const size_t end = std::min(tokens.size(), i + piece);
@@ -49,8 +49,8 @@ ChoiceDelta Generate(const ApiRequest& request, const std::vector<int32_t>& toke
   return all;
 }
 
-ChoiceDelta Generate(const ApiRequest& request, const std::vector<int32_t>& tokens, FinishReason finish,
-                size_t piece = 1) {
+ChoiceDelta Generate(const ApiRequest& request, const std::vector<int32_t>& tokens,
+                     FinishReason finish, size_t piece = 1) {
   ChoiceStream stream(TinyTokenizer(), request);
   return Generate(request, tokens, finish, piece, stream);
 }

@@ -50,6 +50,7 @@ Weight RandomWeight(std::mt19937& random, DType dtype, int64_t rows, int64_t col
 
 // One instruction set of the CPU backend, or whatever other backend this build has.
 struct Backend {
+  friend std::ostream& operator<<(std::ostream& os, const Backend& b) { return os << b.name; }
   std::string name;
   std::unique_ptr<Kernels> Make(int threads) const;
 };

@@ -54,6 +54,7 @@ class FakeCluster : public ClusterPort {
     worker.pid = 4711;
     worker.experts = 80;
     worker.blocks_used = static_cast<int64_t>(running_.size());
+    worker.running_sequences = static_cast<int>(running_.size());
     worker.blocks_total = 100;
     snapshot.workers = {worker};
     return snapshot;

@@ -66,6 +66,10 @@ void Enqueue(ServingState& state, Request request) {
   for (int32_t i = 0; i < live.request.n; ++i) {
     Sequence& choice = live.choices[i];
     choice.request = &live;
+    choice.prompt_tokens = static_cast<int32_t>(live.request.prompt.size());
+    choice.total_rows = choice.prompt_tokens + live.request.max_tokens - 1;
+    choice.wants_logprobs = live.request.sampling.top_logprobs >= 0;
+    choice.wants_prompt_logprobs = live.request.sampling.prompt_logprobs;
     choice.seniority = Seniority{live.request.priority, state.last_arrival, i};
     if (i > 0 && share) continue;  // held
     choice.state = Sequence::State::kWaiting;
@@ -117,7 +121,7 @@ void Arrive(ServingState& state, Request request, absl::Time now, std::vector<Co
 void EndOversized(ServingState& state, absl::Time now, std::vector<Command>& commands) {
   std::vector<std::pair<RequestId, absl::Status>> oversized;
   for (const auto& [id, request] : state.requests) {
-    absl::Status fits = CheckFits(state, request.choices[0].total_rows());
+    absl::Status fits = CheckFits(state, request.choices[0].total_rows);
     if (!fits.ok()) oversized.emplace_back(id, std::move(fits));
   }
   for (const auto& [id, why] : oversized) EndRequest(state, id, why, now, commands);

@@ -140,6 +140,7 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
   Interrupt(state_, what, now, commands);
   if (blames_others) {
     membership_.Reassign(now, commands);
+    membership_.Answered(event.worker, now);  // in the new epoch: its failure was an answer
   } else {
     membership_.Evict({{event.worker, status}}, now, commands);
   }

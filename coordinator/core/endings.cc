@@ -25,10 +25,8 @@ Emit EmptyEmission(const Sequence& sequence) {
 void DropResultsInFlight(ServingState& state, const Sequence& sequence) {
   if (sequence.results_in_flight == 0) return;
   for (InFlightStep& step : state.in_flight) {
-    for (InFlightStep::Share& share : step.shares) {
-      for (Expected& expected : share.expected) {
-        if (expected.sequence == &sequence) expected.sequence = nullptr;
-      }
+    for (Expected& expected : step.shares[sequence.last_rank.value()].expected) {
+      if (expected.sequence == &sequence) expected.sequence = nullptr;
     }
   }
 }
@@ -52,7 +50,6 @@ std::vector<RequestId> EmptyBatches(ServingState& state) {
   for (auto& [id, request] : state.requests) {
     bool was_running = false;
     for (Sequence& choice : request.choices) {
-      choice.samples_in_flight = 0;
       choice.results_in_flight = 0;
       if (choice.state == Sequence::State::kRunning) LeaveBatch(state, choice);
       if (choice.state == Sequence::State::kRunning || choice.state == Sequence::State::kLeaving) {

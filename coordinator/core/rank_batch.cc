@@ -13,7 +13,7 @@ namespace {
 absl::Span<const int32_t> BlockTokens(const Sequence& sequence, int32_t index, int block_tokens,
                                       std::vector<int32_t>& scratch) {
   const int32_t begin = index * block_tokens;
-  const int32_t prompt = sequence.prompt_tokens();
+  const int32_t prompt = sequence.prompt_tokens;
   if (begin + block_tokens <= prompt) {
     return absl::MakeConstSpan(sequence.request->request.prompt).subspan(begin, block_tokens);
   }
@@ -27,9 +27,9 @@ absl::Span<const int32_t> BlockTokens(const Sequence& sequence, int32_t index, i
 // Rows that may come from the cache: not the last known one, whose logits are wanted, nor those
 // whose prompt log-probabilities are.
 int32_t CacheableRows(const Sequence& sequence) {
-  const int32_t rows = std::min(sequence.known_tokens() - 1, sequence.total_rows());
+  const int32_t rows = std::min(sequence.known_tokens() - 1, sequence.total_rows);
   const auto gathered = static_cast<int32_t>(sequence.prompt_logprobs.size());
-  if (sequence.wants_prompt_logprobs() && gathered < sequence.prompt_tokens() - 1) {
+  if (sequence.wants_prompt_logprobs && gathered < sequence.prompt_tokens - 1) {
     return std::min(rows, gathered);
   }
   return rows;
@@ -77,6 +77,7 @@ void BeginStay(RankBatch& rank, RankId rank_id, SequenceId id, bool use_cache, S
   stay = Stay{};
   stay.id = id;
   stay.rank = rank_id;
+  sequence.last_rank = rank_id;
   if (use_cache) {
     WalkPrefix(rank, sequence, [&](const PrefixCache::Node& node) {
       rank.blocks.AddReference(node.block);
@@ -86,7 +87,7 @@ void BeginStay(RankBatch& rank, RankId rank_id, SequenceId id, bool use_cache, S
   }
   stay.indexed_blocks = static_cast<int32_t>(stay.blocks.size());
   stay.planned_rows = stay.indexed_blocks * rank.block_tokens;
-  const int32_t rows = std::min(sequence.known_tokens(), sequence.total_rows());
+  const int32_t rows = std::min(sequence.known_tokens(), sequence.total_rows);
   while (static_cast<int64_t>(stay.blocks.size()) < rank.BlocksFor(rows)) {
     const std::optional<BlockId> block = rank.blocks.Allocate();
     SHOAL_CHECK(block.has_value());
@@ -116,7 +117,7 @@ void EndStay(RankBatch& rank, Sequence& sequence) {
   Stay& stay = sequence.stay;
   if (!stay.decoding) {
     rank.prefill_rows -=
-        std::min(sequence.known_tokens(), sequence.total_rows()) - stay.planned_rows;
+        std::min(sequence.known_tokens(), sequence.total_rows) - stay.planned_rows;
   }
   for (auto block = stay.blocks.rbegin(); block != stay.blocks.rend(); ++block) {
     rank.blocks.Release(*block);

@@ -9,7 +9,7 @@ namespace {
 
 // Rows a sequence must hold to sample its next token.
 int32_t KnownRows(const Sequence& sequence) {
-  return std::min(sequence.known_tokens(), sequence.total_rows());
+  return std::min(sequence.known_tokens(), sequence.total_rows);
 }
 
 PrefixMatch Match(const ServingState& state, const RankBatch& rank, const Sequence& sequence) {
@@ -26,7 +26,7 @@ Chunk NextChunk(const Sequence& sequence, const RankRoom& room) {
   Chunk chunk;
   chunk.count = std::min(KnownRows(sequence) - start, room.rows);
   const auto gathered = static_cast<int32_t>(sequence.prompt_logprobs.size());
-  if (sequence.wants_prompt_logprobs() && start < sequence.prompt_tokens() - 1) {
+  if (sequence.wants_prompt_logprobs && start < sequence.prompt_tokens - 1) {
     if (start < gathered) {
       chunk.count = std::min(chunk.count, gathered - start);
     } else {
@@ -42,7 +42,7 @@ Chunk NextChunk(const Sequence& sequence, const RankRoom& room) {
 }
 
 bool FitsAlone(const RankBatch& rank, const Sequence& sequence) {
-  return rank.BlocksFor(sequence.total_rows()) <= rank.blocks.total();
+  return rank.BlocksFor(sequence.total_rows) <= rank.blocks.total();
 }
 
 bool HasRoom(const ServingState& state, const RankBatch& rank, const Sequence& sequence,
@@ -64,8 +64,8 @@ std::optional<RankId> ChooseRank(const ServingState& state, absl::Span<const Ran
     const PrefixMatch match = Match(state, rank, sequence);
     if (!HasRoom(state, rank, sequence, match)) continue;
     const int64_t own_rows = KnownRows(sequence) - int64_t{match.blocks} * rank.block_tokens;
-    const int64_t rows = rank.prefill_rows + own_rows +
-                         static_cast<int64_t>(rank.running.size()) * rank.block_tokens;
+    const int64_t rows = rank.prefill_rows + (state.config.max_batch_rows - room[r].rows) +
+                         own_rows + static_cast<int64_t>(rank.running.size()) * rank.block_tokens;
     const std::pair<int64_t, int64_t> cost(rows, -rank.blocks.available());
     if (!best.has_value() || cost < best_cost) {
       best = RankId(static_cast<int32_t>(r));

@@ -33,10 +33,10 @@ bool FitsAlone(const RankBatch& rank, const Sequence& sequence);
 bool HasRoom(const ServingState& state, const RankBatch& rank, const Sequence& sequence,
              const PrefixMatch& match);
 
-// The rank, among those with rows left and room, on which the least work lies before this
-// sequence's first token: prefill rows queued there, its own rows that the prefix cache does not
-// have, and a block's worth of rows for each running sequence. Ties: most blocks available, lowest
-// rank.
+// The rank, among those with rows left and room, on which the least work lies before this sequence's
+// first token: rows of this step, prefill rows queued behind them, its own rows that the prefix cache
+// does not have, and a block's worth of rows for each running sequence. Ties: most blocks available,
+// lowest rank.
 std::optional<RankId> ChooseRank(const ServingState& state, absl::Span<const RankRoom> room,
                                  const Sequence& sequence);
 

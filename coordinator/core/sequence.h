@@ -48,25 +48,26 @@ struct Sequence {
 
   LiveRequest* request = nullptr;
   Seniority seniority;
+  int32_t prompt_tokens = 0;
+  // Rows that the whole sequence needs: the last token generated is never fed. Without tokens to
+  // generate, the last prompt token is not either.
+  int32_t total_rows = 0;
+  bool wants_logprobs = false;         // of the tokens sampled
+  bool wants_prompt_logprobs = false;
   State state = State::kHeld;
   bool resumed = false;            // was in a batch before: goes to the front of the queue
   bool emitted = false;            // the first emission is out
   int32_t interruptions = 0;       // failures it was replayed after
-  int32_t samples_in_flight = 0;   // tokens that steps in flight will add
   int32_t results_in_flight = 0;   // steps in flight that report anything of this sequence
+  RankId last_rank;                // of the last stay: all results in flight are that rank's
   std::vector<int32_t> generated;  // committed tokens
   std::vector<TokenLogprobs> prompt_logprobs;  // committed: of prompt tokens 1, 2, ...
   std::vector<uint64_t> block_hashes;  // of the full blocks of known tokens, computed lazily
   Stay stay;
 
   int32_t choice() const { return seniority.choice; }
-  inline int32_t prompt_tokens() const;
   // Prompt and committed tokens.
-  int32_t known_tokens() const { return prompt_tokens() + static_cast<int32_t>(generated.size()); }
-  // Rows that the whole sequence needs: the last token generated is never fed. Without tokens to
-  // generate, the last prompt token is not either.
-  inline int32_t total_rows() const;
-  inline bool wants_prompt_logprobs() const;
+  int32_t known_tokens() const { return prompt_tokens + static_cast<int32_t>(generated.size()); }
   // The known tokens [begin, end).
   inline void CopyTokens(int32_t begin, int32_t end, std::vector<int32_t>& out) const;
 };
@@ -80,17 +81,9 @@ struct LiveRequest {
   int32_t cached_prompt_tokens = 0;  // found by the choice that was first in a batch
 };
 
-int32_t Sequence::prompt_tokens() const {
-  return static_cast<int32_t>(request->request.prompt.size());
-}
-
-int32_t Sequence::total_rows() const { return prompt_tokens() + request->request.max_tokens - 1; }
-
-bool Sequence::wants_prompt_logprobs() const { return request->request.sampling.prompt_logprobs; }
-
 void Sequence::CopyTokens(int32_t begin, int32_t end, std::vector<int32_t>& out) const {
   const std::vector<int32_t>& prompt = request->request.prompt;
-  const int32_t length = prompt_tokens();
+  const int32_t length = prompt_tokens;
   out.clear();
   if (begin < length) {
     out.insert(out.end(), prompt.begin() + begin, prompt.begin() + std::min(end, length));

@@ -16,13 +16,13 @@ int32_t SharedRows(const ServingState& state, const LiveRequest& request) {
 }
 
 bool LastRowPlanned(const Sequence& sequence) {
-  return sequence.stay.planned_rows >= sequence.total_rows();
+  return sequence.stay.planned_rows >= sequence.total_rows;
 }
 
 NewSequence Introduce(const Sequence& sequence) {
   NewSequence entering;
   entering.id = sequence.stay.id;
-  entering.prompt_tokens = sequence.prompt_tokens();
+  entering.prompt_tokens = sequence.prompt_tokens;
   entering.sampling = sequence.request->request.sampling;
   sequence.CopyTokens(0, sequence.known_tokens(), entering.tokens);
   entering.sampling.seed += static_cast<uint64_t>(sequence.choice());
@@ -32,7 +32,7 @@ NewSequence Introduce(const Sequence& sequence) {
 // First time in a batch: what the request will be told of its prompt.
 void CountFirstStay(ServingState& state, Sequence& sequence) {
   LiveRequest& request = *sequence.request;
-  const int32_t prompt = sequence.prompt_tokens();
+  const int32_t prompt = sequence.prompt_tokens;
   const int32_t cached = sequence.stay.planned_rows;
   if (state.config.prefix_cache) {
     state.counters.prefix_cache_queries += prompt;
@@ -80,7 +80,7 @@ void StepPlanner::PlanSteps(ServingState& state, absl::Time now, std::vector<Com
 
 bool StepPlanner::PlanStep(ServingState& state, absl::Time now, std::vector<Command>& commands) {
   drafts_.resize(state.ranks.size());
-  for (size_t r = 0; r < state.ranks.size(); ++r) LetLeave(state, state.ranks[r]);
+  for (RankBatch& rank : state.ranks) LetLeave(state, rank);
   MakeRoom(state);
   for (size_t r = 0; r < state.ranks.size(); ++r) {
     Draft& draft = drafts_[r];
@@ -163,13 +163,12 @@ void StepPlanner::PlanDecode(RankBatch& rank, Draft& draft) {
       work.sample = true;
       work.new_blocks = {stay.blocks.back()};
     }
-    ++sequence->samples_in_flight;
     ++sequence->results_in_flight;
     draft.expected.push_back(
         Expected{.sequence = sequence,
                  .id = stay.id,
                  .position = row + 1,
-                 .logprobs = sequence->request->request.sampling.top_logprobs >= 0});
+                 .logprobs = sequence->wants_logprobs});
     --draft.room.rows;
     --draft.room.logits;
     draft.has_rows = true;
@@ -202,12 +201,11 @@ void StepPlanner::PlanChunk(Sequence& sequence, RankBatch& rank, Draft& draft) {
   const int32_t end = work.start + work.count;
   if (chunk.prompt_logprobs) {
     expected.prompt_logprobs_first = work.start + 1;
-    expected.prompt_logprobs_count = std::min(end, sequence.prompt_tokens() - 1) - work.start;
+    expected.prompt_logprobs_count = std::min(end, sequence.prompt_tokens - 1) - work.start;
   }
   if (chunk.sample) {
     expected.position = end;
-    expected.logprobs = sequence.request->request.sampling.top_logprobs >= 0;
-    ++sequence.samples_in_flight;
+    expected.logprobs = sequence.wants_logprobs;
     stay.decoding = true;
   }
   if (chunk.sample || chunk.prompt_logprobs) {

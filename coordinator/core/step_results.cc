@@ -85,7 +85,6 @@ bool EndsSequence(const Sequence& sequence, int32_t token) {
 // Commits and emits one token; the choice may end with it.
 void CommitToken(ServingState& state, Sequence& sequence, SampledToken& sampled, absl::Time now,
                  std::vector<Command>& commands) {
-  --sequence.samples_in_flight;
   Emit emit = BeginEmission(sequence);
   if (EndsSequence(sequence, sampled.token)) {
     emit.finish = FinishReason::kStop;
@@ -115,7 +114,7 @@ void CommitPromptLogprobs(ServingState& state, Sequence& sequence, PromptLogprob
   std::move(reported.logprobs.begin(), reported.logprobs.end(),
             std::back_inserter(sequence.prompt_logprobs));
   if (sequence.request->request.max_tokens > 0) return;
-  if (static_cast<int32_t>(sequence.prompt_logprobs.size()) < sequence.prompt_tokens() - 1) return;
+  if (static_cast<int32_t>(sequence.prompt_logprobs.size()) < sequence.prompt_tokens - 1) return;
   Emit emit = BeginEmission(sequence);
   emit.finish = FinishReason::kLength;
   commands.push_back(std::move(emit));

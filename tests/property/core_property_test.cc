@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows that the coordinator's core keeps its promises whatever happens: 2,000 seeded worlds
-// (core_world.h) of clients, workers, faults and nonsense around the real core. After every event: no
-// cache row lost or foreign, no block owned twice, limits of rows kept, at most two steps in flight,
-// emissions in order and equal to what the request says when computed alone. At the end: every request
-// ended exactly once, no block is left in use, an idle cluster is silent. SHOAL_SEED=n runs world n alone.
+// (core_world.h) of clients, workers, faults and nonsense around the real core. After every event:
+// no cache row lost or foreign, no block owned twice, limits of rows kept, at most two steps in
+// flight, emissions in order and equal to what the request says when computed alone. At the end:
+// every request ended exactly once, no block is left in use, an idle cluster is silent.
+// SHOAL_SEED=n runs world n alone.
 #include <cstdlib>
 #include <string>
 

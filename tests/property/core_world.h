@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A whole cluster of values around the real core, driven by a seed: clients, workers that die, hang,
-// break and come back, messages that arrive late. Checks after every event what must always hold.
+// A whole cluster of values around the real core, driven by a seed: clients, workers that die,
+// hang, break and come back, messages that arrive late. Checks after every event what must always
+// hold.
 #pragma once
 
 #include <cstdint>

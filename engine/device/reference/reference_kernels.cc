@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/device/reference/reference_kernels.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <utility>
 #include <vector>
 
@@ -16,10 +16,11 @@
 namespace shoal {
 namespace {
 
+// Pages of the process: zeroed, aligned, and none of them real before it is touched.
 class HostBuffer final : public DeviceBuffer {
  public:
   HostBuffer(void* data, size_t bytes) : data_(data), bytes_(bytes) {}
-  ~HostBuffer() override { std::free(data_); }
+  ~HostBuffer() override { munmap(data_, bytes_); }
   void* data() override { return data_; }
   size_t bytes() const override { return bytes_; }
 
@@ -54,13 +55,13 @@ class ReferenceKernels final : public Kernels {
   std::unique_ptr<Stream> NewStream() override { return std::make_unique<Stream>(); }
 
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) override {
-    const size_t rounded = (std::max<size_t>(bytes, 1) + 63) / 64 * 64;
-    void* data = rounded < bytes ? nullptr : std::aligned_alloc(64, rounded);
-    if (data == nullptr) {
+    const size_t wanted = std::max<size_t>(bytes, 1);
+    void* data =
+        mmap(nullptr, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED) {
       return absl::ResourceExhaustedError(absl::StrCat("want ", bytes, " bytes of host memory"));
     }
-    std::memset(data, 0, rounded);
-    return std::make_unique<HostBuffer>(data, bytes);
+    return std::make_unique<HostBuffer>(data, wanted);
   }
 
   absl::StatusOr<std::unique_ptr<PreparedWeight>> PrepareLinear(

@@ -2,6 +2,7 @@
 #include "comm/fabric.h"
 
 #include "absl/strings/str_cat.h"
+#include "comm/grpc/grpc_fabric.h"
 #include "comm/inprocess/inprocess_fabric.h"
 #include "comm/shm/shm_fabric.h"
 
@@ -10,6 +11,7 @@ namespace shoal {
 absl::StatusOr<std::unique_ptr<Fabric>> Fabric::Create(const FabricOptions& options) {
   if (options.transport == "inprocess") return InprocessFabric::Make(options);
   if (options.transport == "shm") return ShmFabric::Make(options);
+  if (options.transport == "grpc") return GrpcFabric::Make(options);
   return absl::InvalidArgumentError(
       absl::StrCat("transport \"", options.transport, "\": want inprocess, shm, grpc or mpi"));
 }

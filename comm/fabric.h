@@ -29,7 +29,7 @@ struct FabricOptions {
   std::string listen = "127.0.0.1:0";  // grpc: where to listen; port 0 picks a free one
   std::string advertise;  // grpc: the host by which peers reach us; empty: that of `listen`, or
                           // this host's name when that is a wildcard
-  TlsFiles tls;  // grpc
+  TlsFiles tls;           // grpc
   size_t max_message_bytes =
       0;  // Model::MaxMessageBytes; the same on all ranks, checked when connecting
 };

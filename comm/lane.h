@@ -21,6 +21,7 @@
 #include "absl/types/span.h"
 #include "comm/doorbell.h"
 #include "comm/message_header.h"
+#include "comm/outlet.h"
 #include "engine/base/ids.h"
 #include "engine/parallel/exchange.h"
 
@@ -70,33 +71,27 @@ class Lane {
   size_t slot_stride_ = 0;
 };
 
-// The sending end. One thread at a time.
-class LaneWriter {
+// The sending end.
+class LaneWriter final : public Outlet {
  public:
-  LaneWriter() = default;
   explicit LaneWriter(Lane lane) : lane_(std::move(lane)) {}
 
-  explicit operator bool() const { return static_cast<bool>(lane_); }
-  void InstallEpoch(Epoch epoch);
-  // Tells the reader that this end leaves; published messages stay readable.
-  void Close();
-
-  // Whether the reader is in our epoch, has not left, and the next slot of `phase` is free.
-  bool CanWrite(ExchangePhase phase) const;
-  // The rows of the next slot. Only while CanWrite.
-  absl::Span<std::byte> Rows(ExchangePhase phase) const;
-  // Puts `header` before the rows and hands the slot over. Only while CanWrite.
-  void Publish(const MessageHeader& header);
-
-  Epoch reader_epoch() const {
+  void InstallEpoch(Epoch epoch) override;
+  void Close() override;
+  bool CanWrite(ExchangePhase phase) const override;
+  absl::Span<std::byte> Rows(ExchangePhase phase) const override;
+  void Publish(const MessageHeader& header) override;
+  Epoch reader_epoch() const override {
     return Epoch(lane_.control().reader.epoch.load(std::memory_order_acquire));
   }
-  bool reader_closed() const {
+  bool reader_closed() const override {
     return lane_.control().reader.closed.load(std::memory_order_acquire) != 0;
   }
-  // Bytes published in `phase` that the reader has not released.
-  size_t outstanding_bytes(ExchangePhase phase) const;
-  Doorbell& bell() const { return lane_.control().release; }
+  // Published and not released.
+  size_t outstanding_bytes(ExchangePhase phase) const override;
+  Doorbell& bell() const override { return lane_.control().release; }
+
+  Epoch epoch() const { return epoch_; }
 
  private:
   uint64_t Released(ExchangePhase phase) const;

@@ -12,22 +12,26 @@
 
 namespace shoal {
 
-LaneExchange::LaneExchange(RankId rank, int world, size_t max_message_bytes)
+LaneExchange::LaneExchange(RankId rank, int world, size_t max_message_bytes,
+                           std::function<void()> room_made)
     : rank_(rank),
       max_message_bytes_(max_message_bytes),
       spin_turns_(SpinTurns(world)),
       board_(world),
       inbox_(rank, world, board_),
-      writers_(world) {
+      outlets_(world),
+      room_made_(std::move(room_made)) {
   for (Sending& sending : sending_) sending.reserved.resize(world);
 }
 
 absl::StatusOr<std::unique_ptr<LaneExchange>> LaneExchange::Make(RankId rank, int world,
-                                                                 size_t max_message_bytes) {
-  auto exchange = absl::WrapUnique(new LaneExchange(rank, world, max_message_bytes));
+                                                                 size_t max_message_bytes,
+                                                                 std::function<void()> room_made) {
+  auto exchange =
+      absl::WrapUnique(new LaneExchange(rank, world, max_message_bytes, std::move(room_made)));
   SHOAL_ASSIGN_OR_RETURN(Lane own, Lane::Allocate(max_message_bytes));
   exchange->inbox_.SetLane(rank, own);
-  exchange->writers_[rank.value()] = LaneWriter(std::move(own));
+  exchange->outlets_[rank.value()] = std::make_unique<LaneWriter>(std::move(own));
   return exchange;
 }
 
@@ -37,19 +41,20 @@ void LaneExchange::Close() {
   for (int peer = 0; peer < world_size(); ++peer) {
     if (peer == rank_.value()) continue;
     inbox_.Close(RankId(peer));
-    if (writers_[peer]) writers_[peer].Close();
+    if (outlets_[peer] != nullptr) outlets_[peer]->Close();
   }
 }
 
-absl::Status LaneExchange::Relink(Epoch epoch, std::vector<Lane> in, std::vector<Lane> out) {
+absl::Status LaneExchange::Relink(Epoch epoch, std::vector<Lane> in,
+                                  std::vector<std::unique_ptr<Outlet>> out) {
   SHOAL_RETURN_IF_ERROR(CheckEpoch(epoch));
+  Close();
   {
     absl::MutexLock lock(&wake_mutex_);
-    Close();
     for (int peer = 0; peer < world_size(); ++peer) {
       if (peer == rank_.value()) continue;
       inbox_.SetLane(RankId(peer), std::move(in[peer]));
-      writers_[peer] = LaneWriter(std::move(out[peer]));
+      outlets_[peer].swap(out[peer]);  // the old ones end with `out`, outside the lock
       board_.Revive(RankId(peer));
     }
   }
@@ -70,8 +75,8 @@ void LaneExchange::Cancel() {
 
 void LaneExchange::WakeAll() {
   inbox_.Wake();
-  for (const LaneWriter& writer : writers_) {
-    if (writer) writer.bell().Ring();
+  for (const std::unique_ptr<Outlet>& outlet : outlets_) {
+    if (outlet != nullptr) outlet->bell().Ring();
   }
 }
 
@@ -83,10 +88,11 @@ absl::Status LaneExchange::InstallEpoch(Epoch epoch) {
     sending.reserved.assign(sending.reserved.size(), false);
     sending.error = absl::OkStatus();
   }
-  for (LaneWriter& writer : writers_) {
-    if (writer) writer.InstallEpoch(epoch);
+  for (const std::unique_ptr<Outlet>& outlet : outlets_) {
+    if (outlet != nullptr) outlet->InstallEpoch(epoch);
   }
   inbox_.InstallEpoch(epoch);
+  room_made_();
   board_.ClearCancel();
   return absl::OkStatus();
 }
@@ -95,20 +101,20 @@ absl::Status LaneExchange::InstallEpoch(Epoch epoch) {
 absl::Status LaneExchange::Reserve(const ExchangeTag& tag, RankId peer, absl::Time deadline) {
   if (tag.epoch != epoch_) return EpochError(tag, rank_, epoch_, "it");
   if (board_.cancelled()) return InExchange(tag, rank_, board_.status());
-  const LaneWriter& writer = writers_[peer.value()];
+  const Outlet& outlet = *outlets_[peer.value()];
   const WaitEnd end = WaitUntil(
-      writer.bell(), spin_turns_, deadline, board_, [&] { return writer.CanWrite(tag.phase); },
-      [&] { return writer.reader_closed() || writer.reader_epoch() > tag.epoch; });
+      outlet.bell(), spin_turns_, deadline, board_, [&] { return outlet.CanWrite(tag.phase); },
+      [&] { return outlet.reader_closed() || outlet.reader_epoch() > tag.epoch; });
   if (end != WaitEnd::kReady) {
     if (absl::Status status = board_.status(); !status.ok()) return InExchange(tag, rank_, status);
-    if (writer.reader_epoch() > tag.epoch) {
-      return EpochError(tag, rank_, writer.reader_epoch(), absl::StrCat("rank ", peer.value()));
+    if (outlet.reader_epoch() > tag.epoch) {
+      return EpochError(tag, rank_, outlet.reader_epoch(), absl::StrCat("rank ", peer.value()));
     }
-    if (writer.reader_closed()) {
+    if (outlet.reader_closed()) {
       return InExchange(tag, rank_,
                         absl::UnavailableError(absl::StrCat("rank ", peer.value(), " has left")));
     }
-    return BackPressureError(tag, rank_, {peer, writer.outstanding_bytes(tag.phase)});
+    return BackPressureError(tag, rank_, {peer, outlet.outstanding_bytes(tag.phase)});
   }
   sending_[static_cast<int>(tag.phase)].reserved[peer.value()] = true;
   used_ = true;
@@ -124,11 +130,11 @@ absl::Span<std::byte> LaneExchange::SendBuffer(const ExchangeTag& tag, RankId pe
       return {};
     }
   }
-  return writers_[peer.value()].Rows(tag.phase);
+  return outlets_[peer.value()]->Rows(tag.phase);
 }
 
 absl::Status LaneExchange::Post(const ExchangeTag& tag, absl::Span<const size_t> bytes) {
-  SHOAL_CHECK(bytes.size() == writers_.size());
+  SHOAL_CHECK(bytes.size() == outlets_.size());
   if (tag.epoch != epoch_) return EpochError(tag, rank_, epoch_, "it");
   if (board_.stopped()) return InExchange(tag, rank_, board_.status());
   const int world = world_size();
@@ -141,7 +147,7 @@ absl::Status LaneExchange::Post(const ExchangeTag& tag, absl::Span<const size_t>
   }
   for (int i = 1; i <= world; ++i) {
     const int peer = (rank_.value() + i) % world;
-    writers_[peer].Publish({.tag = tag, .source = rank_, .length = bytes[peer]});
+    outlets_[peer]->Publish({.tag = tag, .source = rank_, .length = bytes[peer]});
     sending.reserved[peer] = false;
   }
   sending.error = absl::OkStatus();
@@ -152,8 +158,13 @@ absl::Status LaneExchange::Wait(const ExchangeTag& tag, absl::Time deadline,
                                 absl::Span<absl::Span<const std::byte>> received) {
   used_ = used_ || tag.epoch == epoch_;
   return inbox_.Wait(tag, deadline, received, [&](RankId peer) {
-    return writers_[peer.value()].outstanding_bytes(tag.phase);
+    return outlets_[peer.value()]->outstanding_bytes(tag.phase);
   });
+}
+
+void LaneExchange::Release(const ExchangeTag& tag) {
+  inbox_.Release(tag);
+  room_made_();
 }
 
 }  // namespace shoal

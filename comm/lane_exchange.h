@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Exchange of ranks that share memory, threads of one process (`inprocess`) or processes of one
-// host (`shm`): the engine writes a message into the receiver's own lane, and that is the only
-// copy. The two fabrics differ in how lanes come to both ends, not in how they are used.
+// The Exchange of every transport whose messages arrive in lanes: `inprocess` and `shm`, where the
+// engine writes a message into the receiver's own lane and that is the only copy, and `grpc`, where
+// streams carry messages from pooled buffers to lanes. The fabrics differ in how lanes and outlets
+// are made, not in how they are used.
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include "comm/epoch_order.h"
 #include "comm/inbox.h"
 #include "comm/lane.h"
+#include "comm/outlet.h"
 #include "comm/peer_board.h"
 #include "engine/parallel/exchange.h"
 
@@ -20,29 +23,33 @@ namespace shoal {
 
 class LaneExchange final : public Exchange {
  public:
-  // Errors: those of Lane::Allocate, for the lane to oneself.
-  static absl::StatusOr<std::unique_ptr<LaneExchange>> Make(RankId rank, int world,
-                                                            size_t max_message_bytes);
-  ~LaneExchange() override;  // closes every lane in good order
+  // `room_made` is called in the engine's thread after received slots were given back and after an
+  // epoch was installed: what waits outside for a free slot can be delivered. Errors: those of
+  // Lane::Allocate, for the lane to oneself.
+  static absl::StatusOr<std::unique_ptr<LaneExchange>> Make(
+      RankId rank, int world, size_t max_message_bytes, std::function<void()> room_made = [] {});
+  ~LaneExchange() override;
 
   RankId rank() const override { return rank_; }
-  int world_size() const override { return static_cast<int>(writers_.size()); }
+  int world_size() const override { return static_cast<int>(outlets_.size()); }
   size_t max_message_bytes() const override { return max_message_bytes_; }
   absl::Span<std::byte> SendBuffer(const ExchangeTag& tag, RankId peer,
                                    absl::Time deadline) override;
   absl::Status Post(const ExchangeTag& tag, absl::Span<const size_t> bytes) override;
   absl::Status Wait(const ExchangeTag& tag, absl::Time deadline,
                     absl::Span<absl::Span<const std::byte>> received) override;
-  void Release(const ExchangeTag& tag) override { inbox_.Release(tag); }
+  void Release(const ExchangeTag& tag) override;
   absl::Status InstallEpoch(Epoch epoch) override;
   void Cancel() override;
 
   // Whether Relink or InstallEpoch would accept `epoch`. Errors: FailedPrecondition.
   absl::Status CheckEpoch(Epoch epoch) const { return CheckEpochFollows(epoch, epoch_, used_); }
-  // For the fabric: new lanes to every peer (in[p] carries messages from p to us, out[p] ours to p;
+  // For the fabric: new ways to every peer (in[p] carries messages from p to us, out[p] ours to p;
   // our own are kept), the old ones closed, nobody failed, and `epoch` installed. Not concurrently
   // with the engine's calls. Errors: those of InstallEpoch; then nothing was changed.
-  absl::Status Relink(Epoch epoch, std::vector<Lane> in, std::vector<Lane> out);
+  absl::Status Relink(Epoch epoch, std::vector<Lane> in, std::vector<std::unique_ptr<Outlet>> out);
+  // Tells every peer that this rank leaves in good order.
+  void Close();
   // Any thread: what told us that `peer` lives has ended. A peer that left in good order has closed
   // its lanes before and is missed only where a message of it is; otherwise every wait fails with
   // `why`, said as "rank 3 <why>".
@@ -55,8 +62,7 @@ class LaneExchange final : public Exchange {
     absl::Status error;
   };
 
-  LaneExchange(RankId rank, int world, size_t max_message_bytes);
-  void Close();
+  LaneExchange(RankId rank, int world, size_t max_message_bytes, std::function<void()> room_made);
   absl::Status Reserve(const ExchangeTag& tag, RankId peer, absl::Time deadline);
   void WakeAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(wake_mutex_);
 
@@ -65,7 +71,8 @@ class LaneExchange final : public Exchange {
   int spin_turns_;
   PeerBoard board_;
   Inbox inbox_;
-  std::vector<LaneWriter> writers_;  // by rank
+  std::vector<std::unique_ptr<Outlet>> outlets_;  // by rank
+  std::function<void()> room_made_;
   std::array<Sending, kPhases> sending_;
   Epoch epoch_;
   bool used_ = false;  // something was sent or awaited in this epoch

@@ -37,7 +37,7 @@ absl::StatusOr<Exchange*> InprocessFabric::Connect(Epoch epoch, RankId rank,
                       .max_message_bytes = options_.max_message_bytes,
                       .endpoint = endpoint_};
   std::vector<Lane> in(world);
-  std::vector<Lane> out(world);
+  std::vector<std::unique_ptr<Outlet>> out(world);
   for (int peer = 0; peer < world; ++peer) {
     if (peer == rank.value()) continue;
     SHOAL_ASSIGN_OR_RETURN(in[peer], Lane::Allocate(options_.max_message_bytes));
@@ -48,7 +48,7 @@ absl::StatusOr<Exchange*> InprocessFabric::Connect(Epoch epoch, RankId rank,
     absl::StatusOr<Hub::Offer> offer = hub_->Take(endpoints[peer], endpoint_, epoch, deadline);
     absl::Status status = offer.ok() ? JudgeHello(mine, offer->hello, endpoints) : offer.status();
     if (!status.ok()) return ConnectError(epoch, rank, RankId(peer), endpoints[peer], status);
-    out[peer] = std::move(offer->lane);
+    out[peer] = std::make_unique<LaneWriter>(std::move(offer->lane));
   }
   if (exchange_ == nullptr) {
     SHOAL_ASSIGN_OR_RETURN(exchange_, LaneExchange::Make(rank, world, options_.max_message_bytes));

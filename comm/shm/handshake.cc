@@ -140,7 +140,7 @@ absl::Status Handshake::HearDialled(Pending& pending, const Packet& packet) {
 absl::Status Handshake::Finish(int peer, UniqueFd socket, const UniqueFd& lane) {
   absl::StatusOr<Lane> outbound = MapSegment(lane, mine_.max_message_bytes);
   if (!outbound.ok()) return Error(peer, outbound.status());
-  outbound_[peer] = *std::move(outbound);
+  outbound_[peer] = std::make_unique<LaneWriter>(*std::move(outbound));
   sockets_[peer] = std::move(socket);
   return absl::OkStatus();
 }

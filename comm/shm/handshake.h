@@ -4,6 +4,7 @@
 // they will read.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -30,7 +31,7 @@ class Handshake {
 
   // After Run: by rank; nothing for ourselves.
   std::vector<UniqueFd> TakeSockets() { return std::move(sockets_); }
-  std::vector<Lane> TakeOutbound() { return std::move(outbound_); }
+  std::vector<std::unique_ptr<Outlet>> TakeOutbound() { return std::move(outbound_); }
 
  private:
   struct Pending {
@@ -54,7 +55,7 @@ class Handshake {
   absl::Span<const Segment> inbound_;
   std::vector<Pending> pending_;
   std::vector<UniqueFd> sockets_;  // by rank, once introduced
-  std::vector<Lane> outbound_;
+  std::vector<std::unique_ptr<Outlet>> outbound_;
   std::vector<bool> dialling_;  // by rank: a call is pending
 };
 

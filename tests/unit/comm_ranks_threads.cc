@@ -30,7 +30,7 @@ class Meeting {
 
 }  // namespace
 
-std::vector<std::string> Transports() { return {"inprocess", "shm"}; }
+std::vector<std::string> Transports() { return {"inprocess", "shm", "grpc"}; }
 int LargestWorld() { return 16; }
 
 void RunRanks(int world, const std::function<FabricOptions(int rank)>& options,

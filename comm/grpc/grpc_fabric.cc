@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/grpc/grpc_fabric.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "comm/connect_error.h"
+#include "engine/base/status_macros.h"
+
+namespace shoal {
+namespace {
+
+constexpr absl::string_view kPrefix = "grpc:";
+constexpr absl::Duration kRedial = absl::Milliseconds(50);
+constexpr absl::Duration kLeave = absl::Seconds(1);
+
+// The host of "host:port" or "[v6]:port".
+absl::string_view HostOf(absl::string_view address) {
+  return address.substr(0, address.rfind(':'));
+}
+
+// By which name peers reach what listens at `listen`.
+std::string AdvertisedHost(const FabricOptions& options) {
+  if (!options.advertise.empty()) return options.advertise;
+  const absl::string_view host = HostOf(options.listen);
+  if (host != "0.0.0.0" && host != "[::]" && !host.empty()) return std::string(host);
+  char name[256] = {};
+  return gethostname(name, sizeof(name) - 1) == 0 ? name : "localhost";
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Fabric>> GrpcFabric::Make(const FabricOptions& options) {
+  SHOAL_RETURN_IF_ERROR(Lane::Bytes(options.max_message_bytes).status());
+  if (options.listen.find(':') == std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("listen address ", options.listen, ": want HOST:PORT"));
+  }
+  SHOAL_ASSIGN_OR_RETURN(TlsTexts tls, ReadTls(options.tls));
+  auto fabric = absl::WrapUnique(new GrpcFabric(options, std::move(tls)));
+  SHOAL_RETURN_IF_ERROR(fabric->Listen());
+  return fabric;
+}
+
+GrpcFabric::GrpcFabric(const FabricOptions& options, TlsTexts tls)
+    : options_(options), tls_(std::move(tls)), service_(changed_) {}
+
+absl::Status GrpcFabric::Listen() {
+  int port = 0;
+  grpc::ServerBuilder builder;
+  SetServerOptions(builder, options_.max_message_bytes);
+  builder.AddListeningPort(options_.listen, MakeServerCredentials(tls_), &port);
+  builder.RegisterCallbackGenericService(&service_);
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr || port == 0) {
+    return absl::UnavailableError(absl::StrCat(
+        "cannot listen on ", options_.listen,
+        tls_.enabled ? " with this TLS certificate and key" : "", ": is the address in use?"));
+  }
+  endpoint_ = absl::StrCat(kPrefix, AdvertisedHost(options_), ":", port);
+  return absl::OkStatus();
+}
+
+GrpcFabric::~GrpcFabric() {
+  if (exchange_ != nullptr) {
+    exchange_->Close();
+    const absl::Time deadline = absl::Now() + kLeave;
+    for (RowSender* sender : senders_) {
+      if (sender != nullptr) sender->AwaitEnd(deadline);
+    }
+  }
+  for (const std::shared_ptr<IncomingLink>& link : links_) {
+    if (link != nullptr) link->Close();
+  }
+  if (server_ != nullptr) {
+    server_->Shutdown(std::chrono::system_clock::now());  // ends every stream, and waits for that
+    server_->Wait();
+  }
+  exchange_.reset();
+}
+
+absl::StatusOr<std::unique_ptr<RowSender>> GrpcFabric::Dial(const Hello& mine, RankId peer,
+                                                            const std::string& endpoint) {
+  absl::string_view address = endpoint;
+  if (!absl::ConsumePrefix(&address, kPrefix)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("not an endpoint of transport grpc: ", endpoint));
+  }
+  SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<SendSlots> slots,
+                         SendSlots::Make(options_.max_message_bytes));
+  std::shared_ptr<grpc::Channel> channel =
+      grpc::CreateCustomChannel(std::string(address), MakeChannelCredentials(tls_),
+                                MakeChannelArguments(options_.max_message_bytes));
+  return std::make_unique<RowSender>(mine.rank, peer, std::move(channel), std::move(slots), mine,
+                                     changed_);
+}
+
+absl::Status GrpcFabric::AdvanceDialled(const Hello& mine, absl::Span<const std::string> endpoints,
+                                        int rank, Peer& peer) {
+  if (peer.sender == nullptr) {
+    if (absl::Now() < peer.dial_again) return absl::OkStatus();
+    SHOAL_ASSIGN_OR_RETURN(peer.sender, Dial(mine, RankId(rank), endpoints[rank]));
+  }
+  const std::optional<absl::Status> state = peer.sender->State();
+  if (!state.has_value() || state->ok()) return absl::OkStatus();
+  if (!absl::IsUnavailable(*state)) return *state;  // refused
+  peer.last_failure = *state;
+  peer.sender.reset();
+  peer.dial_again = absl::Now() + kRedial;
+  return absl::OkStatus();
+}
+
+absl::Status GrpcFabric::AdvanceCalling(const Hello& mine, absl::Span<const std::string> endpoints,
+                                        int rank, Peer& peer) {
+  if (peer.link != nullptr) return absl::OkStatus();
+  const std::optional<Hello> hello = service_.Waiting(RankId(rank));
+  if (!hello.has_value()) return absl::OkStatus();
+  const absl::Status verdict = JudgeHello(mine, *hello, endpoints);
+  if (verdict.ok()) {
+    SHOAL_ASSIGN_OR_RETURN(Lane lane, Lane::Allocate(options_.max_message_bytes));
+    auto link = std::make_shared<IncomingLink>(RankId(rank), std::move(lane));
+    if (service_.Welcome(RankId(rank), link, mine)) peer.link = std::move(link);
+    return absl::OkStatus();
+  }
+  // One that is ahead of us waits there until we follow. A stranger is refused, and no concern of
+  // ours.
+  if (hello->epoch > mine.epoch && hello->cluster == mine.cluster) return verdict;
+  service_.Refuse(RankId(rank), verdict);
+  return hello->endpoint == endpoints[rank] ? verdict : absl::OkStatus();
+}
+
+absl::Status GrpcFabric::Advance(const Hello& mine, absl::Span<const std::string> endpoints,
+                                 int rank, Peer& peer) {
+  SHOAL_RETURN_IF_ERROR(AdvanceDialled(mine, endpoints, rank, peer));
+  SHOAL_RETURN_IF_ERROR(AdvanceCalling(mine, endpoints, rank, peer));
+  peer.done = peer.link != nullptr && peer.sender != nullptr && peer.sender->State().has_value() &&
+              peer.sender->State()->ok();
+  return absl::OkStatus();
+}
+
+absl::Status GrpcFabric::Introduce(const Hello& mine, absl::Span<const std::string> endpoints,
+                                   absl::Time deadline, std::vector<Peer>& peers) {
+  service_.StartEpoch(mine.epoch);
+  peers[mine.rank.value()].done = true;
+  while (true) {
+    const uint32_t heard = changed_.Listen();
+    int missing = -1;
+    for (int rank = 0; rank < mine.world; ++rank) {
+      Peer& peer = peers[rank];
+      if (peer.done) continue;
+      if (absl::Status status = Advance(mine, endpoints, rank, peer); !status.ok()) {
+        return ConnectError(mine.epoch, mine.rank, RankId(rank), endpoints[rank], status);
+      }
+      if (!peer.done) missing = rank;
+    }
+    if (missing < 0) return absl::OkStatus();
+    const absl::Duration left = deadline - absl::Now();
+    if (left <= absl::ZeroDuration()) {
+      const absl::Status& failure = peers[missing].last_failure;
+      return ConnectError(
+          mine.epoch, mine.rank, RankId(missing), endpoints[missing],
+          failure.ok() ? absl::DeadlineExceededError("it has not connected") : failure);
+    }
+    changed_.Sleep(heard, std::min(left, kRedial / 2));
+  }
+}
+
+absl::StatusOr<Exchange*> GrpcFabric::Connect(Epoch epoch, RankId rank,
+                                              absl::Span<const std::string> endpoints,
+                                              absl::Time deadline) {
+  SHOAL_RETURN_IF_ERROR(CheckRoster(epoch, rank, endpoints, endpoint_));
+  const int world = static_cast<int>(endpoints.size());
+  SHOAL_RETURN_IF_ERROR(CheckSameUnit(exchange_.get(), rank, world));
+  if (exchange_ != nullptr) SHOAL_RETURN_IF_ERROR(exchange_->CheckEpoch(epoch));
+  const Hello mine = {.cluster = options_.cluster,
+                      .epoch = epoch,
+                      .rank = rank,
+                      .world = world,
+                      .max_message_bytes = options_.max_message_bytes,
+                      .endpoint = endpoint_};
+  std::vector<Peer> peers(world);
+  if (absl::Status status = Introduce(mine, endpoints, deadline, peers); !status.ok()) {
+    for (Peer& peer : peers) {
+      if (peer.link != nullptr) peer.link->Close();
+    }
+    return status;
+  }
+  for (const std::shared_ptr<IncomingLink>& link : links_) {
+    if (link != nullptr) link->Close();
+  }
+  if (exchange_ == nullptr) {
+    const auto room_made = [this] {
+      for (const std::shared_ptr<IncomingLink>& link : links_) {
+        if (link != nullptr) link->RoomMade();
+      }
+    };
+    SHOAL_ASSIGN_OR_RETURN(exchange_,
+                           LaneExchange::Make(rank, world, options_.max_message_bytes, room_made));
+  }
+  links_.assign(world, nullptr);
+  senders_.assign(world, nullptr);
+  std::vector<Lane> in(world);
+  std::vector<std::unique_ptr<Outlet>> out(world);
+  for (int peer = 0; peer < world; ++peer) {
+    if (peer == rank.value()) continue;
+    links_[peer] = std::move(peers[peer].link);
+    in[peer] = links_[peer]->lane();
+    senders_[peer] = peers[peer].sender.get();
+    out[peer] = std::move(peers[peer].sender);
+  }
+  SHOAL_RETURN_IF_ERROR(exchange_->Relink(epoch, std::move(in), std::move(out)));
+  for (int peer = 0; peer < world; ++peer) {
+    if (peer == rank.value()) continue;
+    links_[peer]->Attach(*this);
+    senders_[peer]->Attach(*this);
+  }
+  return exchange_.get();
+}
+
+void GrpcFabric::LinkLost(RankId peer, const absl::Status& why) { exchange_->LinkLost(peer, why); }
+
+}  // namespace shoal

@@ -213,4 +213,24 @@ std::string ConfigToYaml(const ShoalConfig& config, ConfigCommand command) {
   return out.c_str();
 }
 
+std::vector<std::string> ConfigToFlags(const ShoalConfig& config, ConfigCommand command) {
+  const ShoalConfig defaults;
+  std::vector<std::string> flags;
+  for (const ConfigField& field : ConfigFields()) {
+    if ((field.commands & command) == 0) continue;
+    std::visit(
+        [&](auto member) {
+          if (config.*member == defaults.*member) return;
+          using Value = std::decay_t<decltype(config.*member)>;
+          if constexpr (std::is_same_v<Value, bool>) {
+            flags.push_back(absl::StrCat(config.*member ? "--" : "--no-", field.name));
+          } else {
+            flags.push_back(absl::StrCat("--", field.name, "=", config.*member));
+          }
+        },
+        field.member);
+  }
+  return flags;
+}
+
 }  // namespace shoal

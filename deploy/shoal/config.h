@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -20,11 +21,12 @@ struct ShoalConfig {
   std::string chat_format;        // empty: by the checkpoint; "v2", "v3", "r1", "r1-0528", "v3.1"
 
   // The unit.
-  int workers = 1;                // ranks of the expert-parallel unit
-  std::string transport = "shm";  // "inprocess", "shm", "grpc", "mpi"
-  std::string placement;          // file of ExpertPlacement::FromJson; empty: contiguous
-  std::string coordinator;        // worker: where to dial, HOST:PORT
-  std::string cluster_listen;     // serve, coordinator: where workers dial in, HOST:PORT
+  int workers = 1;                 // ranks of the expert-parallel unit
+  std::string transport = "shm";   // "inprocess", "shm", "grpc", "mpi"
+  std::string placement;           // file of ExpertPlacement::FromJson; empty: contiguous
+  std::string coordinator;         // worker: where to dial, HOST:PORT
+  std::string cluster_listen;      // serve, coordinator: where workers dial in, HOST:PORT
+  std::string exchange_advertise;  // worker, transport grpc: the host by which peers reach this one
   std::string exchange_listen = "127.0.0.1:0";  // worker, transport grpc: where peers dial in
   std::string
       cluster_name;  // worker, transport shm: names the unit on its host; empty: by coordinator
@@ -79,6 +81,10 @@ absl::Status ApplyYaml(const std::string& yaml, ConfigCommand command, ShoalConf
 
 // The fields of `command`, one "key: value" a line, as ApplyYaml reads them.
 std::string ConfigToYaml(const ShoalConfig& config, ConfigCommand command);
+
+// The flags that say what differs from the defaults, as a command line takes them: {"--workers=4",
+// "--no-prefix-cache"}.
+std::vector<std::string> ConfigToFlags(const ShoalConfig& config, ConfigCommand command);
 
 // "4096", "512K", "8G", "1.5G" -> bytes; powers of 1024, an optional "B" or "iB". Errors:
 // InvalidArgument.

@@ -35,6 +35,8 @@ const ConfigField kFields[] = {
     {"cluster-listen", kHead, "Cluster", &C::cluster_listen, "HOST:PORT where workers dial in"},
     {"exchange-listen", kEngine, "Cluster", &C::exchange_listen,
      "HOST:PORT where peers dial in (transport grpc)"},
+    {"exchange-advertise", kWorker, "Cluster", &C::exchange_advertise,
+     "host by which peers reach this one (transport grpc; default: that of --exchange-listen)"},
     {"cluster-name", kWorker, "Cluster", &C::cluster_name,
      "names the unit on this host (transport shm; default: by --coordinator)"},
     {"cluster-cert", kAll, "Cluster", &C::cluster_cert,

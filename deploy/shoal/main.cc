@@ -7,6 +7,10 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", SHOAL_VERSION);
   app.require_subcommand(1);
   int exit_code = 0;
+  shoal::AddServeCommand(app, exit_code);
+  shoal::AddCoordinatorCommand(app, exit_code);
+  shoal::AddWorkerCommand(app, exit_code);
+  shoal::AddStatusCommand(app, exit_code);
   shoal::AddInspectCommand(app, exit_code);
   shoal::AddRunCommand(app, exit_code);
   shoal::AddScoreCommand(app, exit_code);

@@ -92,6 +92,11 @@ class Supervisor::Process {
     }
   }
 
+  void Signal(int child, int signal) {
+    absl::MutexLock lock(&mutex_);
+    if (children_[child].pid > 0) kill(children_[child].pid, signal);
+  }
+
   void StopRestarting() {
     absl::MutexLock lock(&mutex_);
     restarting_ = false;
@@ -245,12 +250,12 @@ void Supervisor::Process::Run() {
       ChildExit exit;
       {
         absl::MutexLock lock(&mutex_);
-        if (!Reap(i, exit)) continue;
+        if (!Reap(i, exit) || !restarting_) continue;
       }
-      const bool again = !options_.restart ||
-                         options_.restart(exit);  // may take its time, or ask us for something
+      // Without the lock: it may take its time, or ask us for something.
+      if (options_.restart && !options_.restart(exit)) continue;
       absl::MutexLock lock(&mutex_);
-      if (again) ScheduleRestart(i, exit.lived);
+      ScheduleRestart(i, exit.lived);
     }
   }
 }
@@ -267,6 +272,7 @@ Supervisor::Supervisor(std::unique_ptr<Process> process) : process_(std::move(pr
 Supervisor::~Supervisor() { Stop(absl::ZeroDuration()); }
 
 void Supervisor::Kill(pid_t pid) { process_->Kill(pid); }
+void Supervisor::Signal(int child, int signal) { process_->Signal(child, signal); }
 void Supervisor::StopRestarting() { process_->StopRestarting(); }
 void Supervisor::Stop(absl::Duration grace) { process_->Stop(grace); }
 

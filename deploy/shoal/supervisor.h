@@ -58,6 +58,8 @@ class Supervisor {
   // Ends the child with this pid at once, if it is one; it is then started again as after any
   // death.
   void Kill(pid_t pid);
+  // Sends a signal to a child, by its index, if it runs.
+  void Signal(int child, int signal);
   // Starts nothing again from now on.
   void StopRestarting();
   // SIGTERM to all, and SIGKILL to their process groups when `grace` has passed. Returns when all

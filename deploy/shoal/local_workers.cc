@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "deploy/shoal/local_workers.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <random>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "deploy/shoal/config_fields.h"
+#include "deploy/shoal/worker_options.h"
+#include "engine/base/status_macros.h"
+#include "spdlog/spdlog.h"
+
+namespace shoal {
+namespace {
+
+// Deaths by signal before the cluster has served for the first time that are taken for accidents.
+constexpr int kMaxEarlyCrashes = 3;
+
+std::string UniqueClusterName() {
+  std::random_device random;
+  return absl::StrFormat("serve-%d-%08x", getpid(), random());
+}
+
+// This program's file; another name for it if the file was replaced since (its workers would be of
+// another build).
+std::string OwnPath() {
+  char path[4096];
+  const ssize_t size = readlink("/proc/self/exe", path, sizeof(path));
+  const absl::string_view name(path, size > 0 ? size : 0);
+  if (name.empty() || absl::EndsWith(name, " (deleted)"))
+    return absl::StrCat("/proc/", getpid(), "/exe");
+  return std::string(name);
+}
+
+}  // namespace
+
+LocalWorkers::LocalWorkers(const ShoalConfig& config, const ServedModel& model, StopSignal& stop)
+    : config_(config), model_(model), stop_(stop) {}
+
+LocalWorkers::~LocalWorkers() { Stop(absl::ZeroDuration()); }
+
+std::vector<std::string> LocalWorkers::WorkerCommand(const std::string& coordinator) const {
+  ShoalConfig worker = config_;
+  worker.coordinator = coordinator;
+  worker.cluster_name = UniqueClusterName();
+  worker.supervised = true;
+  worker.exit_with_parent = config_.transport == "mpi";
+  std::vector<std::string> command;
+  if (config_.transport == "mpi") {
+    // More ranks than cores is fine: waiting ranks yield. Threads are ours to place.
+    command = {"mpirun",
+               "--allow-run-as-root",
+               "--oversubscribe",
+               "--bind-to",
+               "none",
+               "--mca",
+               "mpi_yield_when_idle",
+               "1",
+               "-n",
+               absl::StrCat(config_.workers)};
+  }
+  command.insert(command.end(), {OwnPath(), "worker"});
+  for (std::string& flag : ConfigToFlags(worker, kWorker)) command.push_back(std::move(flag));
+  return command;
+}
+
+absl::Status LocalWorkers::Start(const std::string& coordinator) {
+  if (config_.transport == "inprocess") {
+    StartThreads(coordinator);
+    return absl::OkStatus();
+  }
+  const bool mpi = config_.transport == "mpi";
+  SupervisorOptions options;
+  ChildSpec child;
+  child.argv = WorkerCommand(coordinator);
+  if (mpi) {
+    child.name = "mpirun";
+    child.parent_death_signal = SIGTERM;  // it takes its ranks and its files with it
+    options.children.push_back(std::move(child));
+  } else {
+    for (int i = 0; i < config_.workers; ++i) {
+      child.name = absl::StrCat("worker process ", i);
+      options.children.push_back(child);
+    }
+  }
+  options.restart = [this](const ChildExit& exit) { return RestartAfter(exit); };
+  SHOAL_ASSIGN_OR_RETURN(supervisor_, Supervisor::Start(std::move(options)));
+  absl::MutexLock lock(&mutex_);
+  killer_ = supervisor_.get();
+  return absl::OkStatus();
+}
+
+void LocalWorkers::StartThreads(const std::string& coordinator) {
+  ShoalConfig config = config_;
+  config.coordinator = coordinator;
+  config.cluster_name = UniqueClusterName();
+  config.supervised = true;
+  for (int i = 0; i < config.workers; ++i) {
+    workers_.push_back(std::make_unique<Worker>(
+        MakeWorkerOptions(config, model_.config, model_.fingerprint, config.cache_blocks)));
+    threads_.emplace_back([this, worker = workers_.back().get()] {
+      pthread_setname_np(pthread_self(), "worker");
+      const absl::Status status = worker->Run();
+      if (!status.ok()) stop_.Fail(status);
+    });
+  }
+}
+
+bool LocalWorkers::RestartAfter(const ChildExit& exit) {
+  if (has_served_) {
+    spdlog::warn("{}; starting it again", exit.ToString());
+    return true;
+  }
+  // Shells and mpirun report a signal as a code beyond 128.
+  const bool crashed = exit.signal != 0 || exit.code > 128;
+  if (crashed && ++early_crashes_ <= kMaxEarlyCrashes) {
+    spdlog::warn("{} before the cluster was ready; starting it again", exit.ToString());
+    return true;
+  }
+  // If it told the coordinator why, that is known already and counts.
+  stop_.Fail(
+      absl::UnavailableError(absl::StrCat(exit.ToString(), " before the cluster was ready")));
+  return false;
+}
+
+void LocalWorkers::OnFailure(const WorkerIdentity& worker, const absl::Status& why) {
+  if (has_served_) {
+    spdlog::error("worker {} on {}: {}", worker.pid, worker.host, std::string(why.message()));
+  } else {
+    stop_.Fail(why);
+  }
+}
+
+void LocalWorkers::OnEvicted(const WorkerIdentity& worker) {
+  absl::MutexLock lock(&mutex_);
+  if (killer_ == nullptr) return;
+  spdlog::warn("worker {} was evicted; ending it", worker.pid);
+  if (config_.transport == "mpi") {
+    killer_->Signal(0, SIGTERM);  // mpirun ends all its ranks
+  } else {
+    killer_->Kill(static_cast<pid_t>(worker.pid));
+  }
+}
+
+void LocalWorkers::StopRestarting() {
+  if (supervisor_ != nullptr) supervisor_->StopRestarting();
+}
+
+void LocalWorkers::Stop(absl::Duration grace) {
+  for (auto& worker : workers_) worker->Stop();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+  workers_.clear();
+  if (supervisor_ == nullptr) return;
+  supervisor_->Stop(grace);
+  absl::MutexLock lock(&mutex_);
+  killer_ = nullptr;
+}
+
+}  // namespace shoal

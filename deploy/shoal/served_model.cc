@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "deploy/shoal/served_model.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "deploy/shoal/fingerprint.h"
+#include "engine/base/status_macros.h"
+#include "engine/config/read_model_config.h"
+#include "spdlog/spdlog.h"
+
+namespace shoal {
+namespace {
+
+absl::StatusOr<ExpertPlacement> OpenPlacement(const ShoalConfig& config, const ModelConfig& model) {
+  const std::vector<int> experts = model.RoutedExperts();
+  if (config.placement.empty()) {
+    absl::StatusOr<ExpertPlacement> contiguous =
+        ExpertPlacement::Contiguous(config.workers, experts);
+    if (!contiguous.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--workers ", config.workers, ": ", contiguous.status().message()));
+    }
+    return contiguous;
+  }
+  SHOAL_ASSIGN_OR_RETURN(const std::string json, ReadSmallFile(config.placement));
+  absl::StatusOr<ExpertPlacement> placement = ExpertPlacement::FromJson(json);
+  if (!placement.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(config.placement, ": ", placement.status().message()));
+  }
+  if (placement->world_size() != config.workers) {
+    return absl::InvalidArgumentError(absl::StrCat(config.placement, ": is for ",
+                                                   placement->world_size(),
+                                                   " workers, --workers says ", config.workers));
+  }
+  if (placement->layers() != static_cast<int>(experts.size())) {
+    return absl::InvalidArgumentError(absl::StrCat(config.placement, ": has ", placement->layers(),
+                                                   " layers, the model ", experts.size()));
+  }
+  for (int layer = 0; layer < placement->layers(); ++layer) {
+    if (placement->n_routed_experts(layer) != experts[layer]) {
+      return absl::InvalidArgumentError(absl::StrCat(config.placement, ": layer ", layer, " has ",
+                                                     placement->n_routed_experts(layer),
+                                                     " experts, the model ", experts[layer]));
+    }
+  }
+  return placement;
+}
+
+// "deploy/models/shoal-tiny/" -> "shoal-tiny".
+std::string DirectoryName(const std::string& directory) {
+  std::error_code error;
+  std::filesystem::path path = std::filesystem::absolute(directory, error).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  return path.filename().string();
+}
+
+}  // namespace
+
+absl::StatusOr<ServedModel> OpenServedModel(const ShoalConfig& config) {
+  ServedModel model;
+  SHOAL_ASSIGN_OR_RETURN(model.config, ReadModelConfig(config.model));
+  SHOAL_ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(config.model));
+  if (model.tokenizer->vocab_size() > model.config.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        config.model, ": the tokenizer has ids up to ", model.tokenizer->vocab_size() - 1,
+        ", the model's vocabulary has ", model.config.vocab_size));
+  }
+  if (!config.chat_format.empty()) {
+    SHOAL_ASSIGN_OR_RETURN(model.chat_format, ParseChatFormat(config.chat_format));
+  } else if (absl::StatusOr<ChatFormat> format = DetectChatFormat(config.model); format.ok()) {
+    model.chat_format = *format;
+  } else {
+    spdlog::warn("chat completions are off: {}", std::string(format.status().message()));
+  }
+  std::string generation_config;
+  const std::string generation_file = config.model + "/generation_config.json";
+  if (std::filesystem::exists(generation_file)) {
+    SHOAL_ASSIGN_OR_RETURN(generation_config, ReadSmallFile(generation_file));
+  }
+  absl::StatusOr<SamplingDefaults> sampling = ParseSamplingDefaults(generation_config);
+  if (!sampling.ok()) {
+    return absl::Status(sampling.status().code(),
+                        absl::StrCat(generation_file, ": ", sampling.status().message()));
+  }
+  model.sampling = *sampling;
+  SHOAL_ASSIGN_OR_RETURN(ExpertPlacement placement, OpenPlacement(config, model.config));
+  model.placement = std::make_shared<const ExpertPlacement>(std::move(placement));
+  SHOAL_ASSIGN_OR_RETURN(model.checkpoint, Checkpoint::Open(config.model));
+  SHOAL_ASSIGN_OR_RETURN(model.fingerprint, ModelFingerprint(*model.checkpoint));
+  model.name =
+      config.served_model_name.empty() ? DirectoryName(config.model) : config.served_model_name;
+  return model;
+}
+
+}  // namespace shoal

@@ -28,10 +28,10 @@ constexpr std::array<FormatName, 5> kNames = {{{ChatFormat::kV2, "v2"},
 constexpr absl::string_view kSayWhich = "say which with --chat-format v2|v3|r1|r1-0528|v3.1";
 
 // The template's text out of tokenizer_config.json's `chat_template`; nullptr if there is none.
-const std::string* TemplateText(const nlohmann::json& value) {
+const std::string* TemplateText(const nlohmann::ordered_json& value) {
   if (value.is_string()) return value.get_ptr<const std::string*>();
   if (!value.is_array()) return nullptr;
-  for (const nlohmann::json& entry : value) {
+  for (const nlohmann::ordered_json& entry : value) {
     if (!entry.is_object()) continue;
     const auto name = entry.find("name");
     const auto text = entry.find("template");
@@ -47,7 +47,7 @@ absl::StatusOr<std::string> ReadTemplate(const std::string& directory) {
       ReadWholeFile(absl::StrCat(directory, "/chat_template.jinja"));
   if (!absl::IsNotFound(jinja.status())) return jinja;
   const std::string path = absl::StrCat(directory, "/tokenizer_config.json");
-  SHOAL_ASSIGN_OR_RETURN(const nlohmann::json config, ReadJsonObject(path));
+  SHOAL_ASSIGN_OR_RETURN(const nlohmann::ordered_json config, ReadJsonObject(path));
   const auto value = config.find("chat_template");
   const std::string* text = value == config.end() ? nullptr : TemplateText(*value);
   if (text == nullptr) {

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "engine/text/json_text.h"
 
 namespace shoal {
 
@@ -44,18 +45,16 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
   return bytes;
 }
 
-absl::StatusOr<nlohmann::json> ReadJsonObject(const std::string& path) {
+absl::StatusOr<nlohmann::ordered_json> ReadJsonObject(const std::string& path) {
   SHOAL_ASSIGN_OR_RETURN(const std::string bytes, ReadWholeFile(path));
-  nlohmann::json json;
-  try {
-    json = nlohmann::json::parse(bytes);
-  } catch (const nlohmann::json::exception& error) {
-    return absl::DataLossError(absl::StrCat(path, ": not valid JSON (", bytes.size(),
-                                            " bytes; truncated?): ", error.what()));
+  absl::StatusOr<nlohmann::ordered_json> json = ParseJsonText(bytes);
+  if (!json.ok()) {
+    return absl::DataLossError(
+        absl::StrCat(path, " (", bytes.size(), " bytes; truncated?): ", json.status().message()));
   }
-  if (!json.is_object()) {
+  if (!json->is_object()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(path, ": wanted a JSON object, found ", json.type_name()));
+        absl::StrCat(path, ": wanted a JSON object, found ", json->type_name()));
   }
   return json;
 }

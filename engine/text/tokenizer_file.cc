@@ -14,7 +14,7 @@ namespace shoal {
 
 namespace {
 
-using nlohmann::json;
+using json = nlohmann::ordered_json;
 
 // Rust's char::is_numeric, which Digits asks: \p{N} with two ranges of Unicode 17.
 constexpr absl::string_view kDigit = "[\\p{N}\U00011DE0-\U00011DE9\U00016FF4-\U00016FF6]";

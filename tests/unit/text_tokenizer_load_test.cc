@@ -65,7 +65,7 @@ TEST_F(TokenizerLoad, MissingFolderOrFile) {
 TEST_F(TokenizerLoad, TruncatedAnywhere) {
   for (size_t size = 0; size + 2 < text_.size(); size += 997) {
     const absl::Status status = LoadText(text_.substr(0, size));
-    ExpectError(status, absl::StatusCode::kDataLoss, "tokenizer.json: not valid JSON");
+    ExpectError(status, absl::StatusCode::kDataLoss, "truncated?): not valid JSON");
   }
 }
 
@@ -78,6 +78,12 @@ TEST_F(TokenizerLoad, DamagedAnywhereNeverCrashes) {
     const absl::Status status = LoadText(damaged);
     EXPECT_TRUE(status.ok() || absl::StrContains(status.message(), "tokenizer.json")) << status;
   }
+}
+
+TEST_F(TokenizerLoad, NestedAbsurdly) {
+  const std::string deep = std::string(1000000, '[') + std::string(1000000, ']');
+  ExpectError(LoadText("{\"pre_tokenizer\": " + deep + "}"), absl::StatusCode::kDataLoss,
+              "nested deeper");
 }
 
 TEST_F(TokenizerLoad, NotAnObject) {
@@ -190,7 +196,7 @@ TEST_F(TokenizerLoad, SentenceTokensComeFromTheConfig) {
               "tokenizer_config.json: eos_token");
   Write("tokenizer_config.json", R"({"eos_token": )");
   ExpectError(Tokenizer::Load(directory_).status(), absl::StatusCode::kDataLoss,
-              "tokenizer_config.json: not valid JSON");
+              "tokenizer_config.json (14 bytes; truncated?): not valid JSON");
 }
 
 TEST_F(TokenizerLoad, IdsOutOfRangeAreHarmless) {

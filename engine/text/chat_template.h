@@ -7,12 +7,11 @@
 // characters, so nobody can forge a turn.
 //
 // Where a published template has a plain defect we render what it evidently meant:
-//   V3          calls beside non-null content are dropped, and a single call is never closed: here
-//   every call is
-//               rendered, and closed.
-//   R1, -0528   the second round of calls (and of results) lacks its opening: here every round is
-//   whole. V3.1        a message with `prefix` is closed by the end of sentence: here it stays
-//   open, to be continued.
+// - V3 drops calls beside non-null content and never closes a single call: here every call is
+//   rendered, and every round of calls closed.
+// - R1 and R1-0528 leave out the opening of a second round of calls, and of results: here every
+//   round is whole, and results are closed before further calls.
+// - V3.1 ends a message with `prefix` by the end of sentence: here it stays open, to be continued.
 #pragma once
 
 #include <cstddef>
@@ -42,16 +41,15 @@ absl::string_view ChatFormatName(ChatFormat format);
 absl::StatusOr<ChatFormat> ParseChatFormat(absl::string_view name);
 
 // Which format a checkpoint directory speaks, from its chat template: `chat_template.jinja` if
-// there, else the `chat_template` of tokenizer_config.json (text, or the entry named "default" of a
-// list). The rule, in this order:
-//   mentions <｜Assistant｜>:  has </think> and the variable `thinking`        -> v3.1
-//                             contains <｜Assistant｜><think>                   -> r1
-//                             has </think>                                    -> r1-0528
-//                             otherwise                                       -> v3
-//   no <｜Assistant｜>, but "User: " and "Assistant:"                          -> v2
-// Unimplemented when nothing matches, NotFound when the directory has no chat template; both
-// messages name the
-// --chat-format flag, which overrides detection.
+// there, else the `chat_template` of tokenizer_config.json (text, or the entry named "default" of
+// a list). The first rule that holds for the template's text:
+// - it mentions <｜Assistant｜>, has </think> and the variable `thinking`: v3.1
+// - it contains <｜Assistant｜><think>: r1
+// - it mentions <｜Assistant｜> and has </think>: r1-0528
+// - it mentions <｜Assistant｜>: v3
+// - it has "User: " and "Assistant:": v2
+// Unimplemented when none holds, NotFound when the directory has no chat template; both messages
+// name the --chat-format flag, which overrides detection.
 absl::StatusOr<ChatFormat> DetectChatFormat(const std::string& directory);
 // The same rule on a template's text.
 absl::StatusOr<ChatFormat> DetectChatFormatOfTemplate(absl::string_view chat_template);
@@ -73,11 +71,11 @@ struct ToolCall {
 struct ChatMessage {
   ChatRole role = ChatRole::kUser;
   std::string content;
-  std::string reasoning_content;  // assistant: earlier thoughts. None of these formats shows them
-                                  // to the model
-  std::vector<ToolCall> tool_calls;  // assistant
-  std::string tool_call_id;          // tool
-  bool prefix = false;               // assistant, last message only: continue this text
+  // Of an assistant: its earlier thoughts. None of these formats shows them to the model again.
+  std::string reasoning_content;
+  std::vector<ToolCall> tool_calls;  // of an assistant
+  std::string tool_call_id;          // of a tool; the prompts rely on order, not on ids
+  bool prefix = false;               // of an assistant, last message only: continue this text
 };
 
 // A function the model may call; `parameters` is a JSON Schema as text, written the way the prompt
@@ -91,24 +89,24 @@ struct Tool {
 struct ChatRequest {
   std::vector<ChatMessage> messages;
   std::vector<Tool> tools;
-  std::optional<bool>
-      thinking;  // V3.1; unset means off. R1 always thinks, V2 and V3 never: ignored there
+  // For V3.1; unset means off. R1 always thinks, V2 and V3 never do: ignored there.
+  std::optional<bool> thinking;
   bool add_generation_prompt = true;
 };
 
-// A stretch [begin, end) of bytes of RenderedPrompt::text.
+// A stretch [begin, end) of bytes of RenderedPrompt::text: either one special token of the
+// template, or text that is encoded as one string without added tokens.
 struct Segment {
   size_t begin = 0;
   size_t end = 0;
-  bool special = false;  // one special token of the template; else text, encoded as one string
-                         // without added tokens
+  bool special = false;
 };
 
 struct RenderedPrompt {
   std::string text;
   std::vector<Segment> segments;  // in order, covering `text`, no two text segments adjacent
-  bool starts_in_reasoning =
-      false;  // the prompt ends inside <think>: the output begins with thoughts
+  // Whether the prompt ends inside <think>, so that the output begins with thoughts.
+  bool starts_in_reasoning = false;
 };
 
 // InvalidArgument for what the format cannot express, naming the field: no messages; tools where

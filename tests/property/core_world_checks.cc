@@ -145,8 +145,12 @@ void World::CheckEnd(const Client& client, const Choice& choice, const Emit& emi
       if (absl::IsDeadlineExceeded(emit.error)) {
         if (client.request.deadline > now_) Problem("failed before its deadline");
       } else if (absl::IsInvalidArgument(emit.error)) {
-        // A replacement with fewer blocks came.
-        if (faults == 0) Problem("found too long after it started");
+        // A replacement with fewer blocks came, or it is what a cancellation left of a queued
+        // request.
+        const auto cancelled = [](const Choice& c) { return c.cancelled; };
+        if (faults == 0 && std::none_of(client.choices.begin(), client.choices.end(), cancelled)) {
+          Problem("found too long after it started");
+        }
       } else if (!absl::IsUnavailable(emit.error)) {
         Problem("odd error: " + emit.error.ToString());
       } else if (faults == 0 && !draining_) {

@@ -63,7 +63,7 @@ TEST(CoreAdmission, WhatCanNeverFitIsTurnedAwayOnceTheBlocksAreKnown) {
   EXPECT_THAT(t.Arrive(MakeRequest(2, 2, 1)), IsEmpty());
   t.Join(1, 3);
   const Lines lines = t.Ready(1, 1);
-  EXPECT_THAT(lines[0],
+  EXPECT_THAT(First(lines),
               StartsWith("reject r1: INVALID_ARGUMENT: prompt and max_tokens want 8 cache"));
   EXPECT_THAT(lines, Contains(HasSubstr("new 1 [10 11]")));
 }
@@ -123,7 +123,7 @@ TEST(CoreAdmission, OneChoiceCanBeCancelledAlone) {
   EXPECT_THAT(t.Do(RequestCancelled{RequestId(1), 0}), ElementsAre("emit r1.0 @0 [] cancelled"));
   EXPECT_THAT(t.Do(RequestCancelled{RequestId(1), 2}), IsEmpty());
   EXPECT_THAT(t.Do(RequestCancelled{RequestId(1), -1}), IsEmpty());
-  EXPECT_EQ(t.Done(1, 1, {{1, 2, 50}, {2, 2, 60}})[0], "emit r1.1 @0 [60]");
+  EXPECT_EQ(First(t.Done(1, 1, {{1, 2, 50}, {2, 2, 60}})), "emit r1.1 @0 [60]");
 }
 
 TEST(CoreAdmission, DrainingFinishesWhatIsHereAndTakesNothingNew) {

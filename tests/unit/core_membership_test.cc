@@ -56,7 +56,8 @@ TEST(CoreMembership, WantedRanksAreGivenAndHeld) {
                                              "(rank 0, pid 102 on host)"));
   EXPECT_THAT(t.Join(4, 100, 3),
               ElementsAre("evict w4: INVALID_ARGUMENT: the worker wants rank 3 of 3"));
-  EXPECT_THAT(t.Join(5, 0)[0], StartsWith("evict w5: INVALID_ARGUMENT: the worker offers 0 cache"));
+  EXPECT_THAT(First(t.Join(5, 0)),
+              StartsWith("evict w5: INVALID_ARGUMENT: the worker offers 0 cache"));
   EXPECT_THAT(t.Join(6, 100, 2), ElementsAre("assign w2 rank 0 epoch 1", "assign w1 rank 1 epoch 1",
                                              "assign w6 rank 2 epoch 1"));
 }
@@ -225,7 +226,7 @@ TEST(CoreMembership, WithReplayNoClientNotices) {
   EXPECT_THAT(t.Do(WorkerLost{WorkerId(1), "killed"}), IsEmpty());
   t.Join(8);
   t.Ready(8, 2);
-  EXPECT_THAT(t.Ready(2, 2)[0],
+  EXPECT_THAT(First(t.Ready(2, 2)),
               "plan w8 s4: new 2 [10 11 12 50] prompt 3; work 2 [0,4) sample blocks 0");
 }
 
@@ -266,7 +267,7 @@ TEST(CoreMembership, ASurvivorsCacheKeepsWhatCommittedStepsWrote) {
   t.Ready(3, 2);
   Request request = MakeRequest(2, 9, 1);
   for (int32_t token : {61, 62, 63, 64}) request.prompt.push_back(token);
-  EXPECT_THAT(t.Arrive(request)[0], HasSubstr("work 2 [8,13) sample blocks 0 1"));
+  EXPECT_THAT(First(t.Arrive(request)), HasSubstr("work 2 [8,13) sample blocks 0 1"));
 }
 
 TEST(CoreMembership, AReplacementHasNoCacheAtAll) {
@@ -277,7 +278,7 @@ TEST(CoreMembership, AReplacementHasNoCacheAtAll) {
   t.Do(WorkerLost{WorkerId(1), "killed"});
   t.Join(2);
   t.Ready(2, 2);
-  EXPECT_THAT(t.Arrive(MakeRequest(2, 9, 1))[0], HasSubstr("work 2 [0,9) sample"));
+  EXPECT_THAT(First(t.Arrive(MakeRequest(2, 9, 1))), HasSubstr("work 2 [0,9) sample"));
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ using ::testing::IsEmpty;
 TEST(CoreScheduling, ASequenceGoesWhereTheLeastWorkLies) {
   Transcript t(Transcript::Small(2));
   t.Serve();
-  EXPECT_THAT(t.Arrive(MakeRequest(1, 9, 5, 10))[0], HasSubstr("plan w1 s1: new 1"));
+  EXPECT_THAT(First(t.Arrive(MakeRequest(1, 9, 5, 10))), HasSubstr("plan w1 s1: new 1"));
   EXPECT_THAT(t.Arrive(MakeRequest(2, 3, 5, 20)), IsEmpty());  // both steps are under way
   EXPECT_THAT(t.Arrive(MakeRequest(3, 3, 5, 30)), IsEmpty());
   t.Done(1, 1, {{1, 9, 50}});
@@ -50,7 +50,34 @@ TEST(CoreScheduling, APromptSeenBeforeGoesToItsBlocks) {
   EXPECT_EQ(t.Snapshot().prefix_cache_queries, 20);
   EXPECT_EQ(t.Snapshot().prefix_cache_hits, 8);
   // One row is always computed: its logits are wanted.
-  EXPECT_THAT(t.Arrive(MakeRequest(3, 8, 1))[0], HasSubstr("work 3 [4,8) sample blocks 0"));
+  EXPECT_THAT(First(t.Arrive(MakeRequest(3, 8, 1))), HasSubstr("work 3 [4,8) sample blocks 0"));
+}
+
+TEST(CoreScheduling, CachedBlocksOutweighAnEqualRank) {
+  Transcript t(Transcript::Small(2));
+  t.Serve();
+  t.Arrive(MakeRequest(1, 9, 3, 10));
+  t.Arrive(MakeRequest(2, 9, 1, 30));
+  t.Done(1, 1, {{1, 9, 51}});
+  EXPECT_THAT(Last(t.Done(2, 1)), HasSubstr("plan w2 s3: new 2 [30"));
+  t.Done(1, 2, {{1, 10, 52}});
+  t.Done(2, 2);
+  t.Done(1, 3, {{1, 11, 53}});
+  t.Done(2, 3, {{2, 9, 71}});
+  EXPECT_EQ(t.Snapshot().requests_running, 0);
+  EXPECT_THAT(Last(t.Arrive(MakeRequest(3, 9, 1, 30))), HasSubstr("new 3 [30"));
+}
+
+TEST(CoreScheduling, ANewcomerLeavesABlockForEachRunningSequence) {
+  CoreConfig config = Transcript::Small();
+  config.prefix_cache = false;
+  Transcript t(config);
+  t.Serve(4);
+  t.Arrive(MakeRequest(1, 4, 9, 10));
+  // Three of four blocks are left; three for the newcomer would leave none to grow into.
+  t.Arrive(MakeRequest(2, 11, 2, 20));
+  EXPECT_THAT(t.Done(1, 1, {{1, 4, 51}}), ElementsAre("emit r1.0 @0 [51]", "plan w1 s3:"));
+  EXPECT_EQ(t.Snapshot().requests_waiting, 1);
 }
 
 TEST(CoreScheduling, GeneratedTokensAreFoundByTheNextTurn) {
@@ -60,7 +87,7 @@ TEST(CoreScheduling, GeneratedTokensAreFoundByTheNextTurn) {
   for (int step = 1; step <= 6; ++step) t.Done(1, step, {{1, 2 + step, 60 + step}});
   Request next = MakeRequest(2, 3, 1);
   for (int32_t token : {61, 62, 63, 64, 65, 66, 90}) next.prompt.push_back(token);
-  EXPECT_THAT(t.Arrive(next)[0], HasSubstr("work 2 [8,10) sample"));
+  EXPECT_THAT(First(t.Arrive(next)), HasSubstr("work 2 [8,10) sample"));
 }
 
 TEST(CoreScheduling, WithoutThePrefixCacheEverythingIsComputed) {
@@ -70,7 +97,7 @@ TEST(CoreScheduling, WithoutThePrefixCacheEverythingIsComputed) {
   t.Serve();
   t.Arrive(MakeRequest(1, 9, 1));
   t.Done(1, 1, {{1, 9, 50}});
-  EXPECT_THAT(t.Arrive(MakeRequest(2, 9, 1))[0], HasSubstr("work 2 [0,9) sample"));
+  EXPECT_THAT(First(t.Arrive(MakeRequest(2, 9, 1))), HasSubstr("work 2 [0,9) sample"));
   EXPECT_EQ(t.Snapshot().prefix_cache_queries, 0);
 }
 
@@ -89,7 +116,7 @@ TEST(CoreScheduling, FurtherChoicesShareThePromptsFullBlocks) {
   EXPECT_EQ(std::get<SendPlan>(t.commands[0]).plan.plan.new_sequences[0].sampling.seed, 40u);
   EXPECT_EQ(std::get<SendPlan>(t.commands[1]).plan.plan.new_sequences[1].sampling.seed, 42u);
   EXPECT_EQ(t.Snapshot().workers[0].blocks_used, 4);
-  EXPECT_EQ(t.Done(1, 1, {{1, 6, 50}})[0], "emit r1.0 @0 [50]");
+  EXPECT_EQ(First(t.Done(1, 1, {{1, 6, 50}})), "emit r1.0 @0 [50]");
   EXPECT_EQ(t.Snapshot().requests_running, 1);
 }
 
@@ -102,7 +129,7 @@ TEST(CoreScheduling, WithoutBlocksTheYoungestYieldsAndComesBackWithItsText) {
   t.Arrive(MakeRequest(2, 4, 4, 20));
   t.Done(1, 1, {{1, 4, 51}});
   // Both have two blocks of the four; 1's row 8 will want a third.
-  EXPECT_THAT(t.Done(1, 2, {{1, 5, 52}}).back(), "plan w1 s4: work 2 [4,5) sample blocks 3");
+  EXPECT_THAT(Last(t.Done(1, 2, {{1, 5, 52}})), "plan w1 s4: work 2 [4,5) sample blocks 3");
   t.Done(1, 3, {{1, 6, 53}, {2, 4, 71}});
   EXPECT_THAT(t.Done(1, 4, {{1, 7, 54}, {2, 5, 72}}),
               ElementsAre("emit r1.0 @3 [54]", "emit r2.0 @1 [72]",

@@ -42,9 +42,9 @@ TEST(CoreSteps, SteadyDecodeSaysNothingButNewBlocks) {
     const Lines lines = t.Done(1, step, {{1, 3 + step, 50}});
     const int row = 4 + step;  // of the step planned ahead of the one in flight
     const std::string plan = absl::StrCat("plan w1 s", step + 2, ":");
-    EXPECT_EQ(lines.back(), row % 4 == 0 ? absl::StrCat(plan, " work 1 [", row, ",", row + 1,
-                                                        ") sample blocks ", row / 4)
-                                         : plan);
+    EXPECT_EQ(Last(lines), row % 4 == 0 ? absl::StrCat(plan, " work 1 [", row, ",", row + 1,
+                                                       ") sample blocks ", row / 4)
+                                        : plan);
   }
 }
 
@@ -89,8 +89,8 @@ TEST(CoreSteps, EndTokensCountFromMinTokensOn) {
   Request request = MakeRequest(1, 2, 9);
   request.sampling.min_tokens = 1;
   t.Arrive(request);
-  EXPECT_EQ(t.Done(1, 1, {{1, 2, 0}})[0], "emit r1.0 @0 [0]");
-  EXPECT_EQ(t.Done(1, 2, {{1, 3, 0}})[0], "emit r1.0 @1 [] stop");
+  EXPECT_EQ(First(t.Done(1, 1, {{1, 2, 0}})), "emit r1.0 @0 [0]");
+  EXPECT_EQ(First(t.Done(1, 2, {{1, 3, 0}})), "emit r1.0 @1 [] stop");
 }
 
 TEST(CoreSteps, PrefillGoesInChunksBesideDecodingSequences) {
@@ -164,9 +164,9 @@ TEST(CoreSteps, ReportsThatWereNotAskedForAreIgnored) {
   stale.epoch = Epoch(4);
   EXPECT_THAT(t.Do(stale), IsEmpty());
   // Tokens of unknown sequences among good ones, and out of order.
-  EXPECT_EQ(t.Done(1, 1, {{99, 2, 5}, {1, 2, 50}, {0, 1, 1}})[0], "emit r1.0 @0 [50]");
+  EXPECT_EQ(First(t.Done(1, 1, {{99, 2, 5}, {1, 2, 50}, {0, 1, 1}})), "emit r1.0 @0 [50]");
   EXPECT_THAT(t.Done(1, 1, {{1, 2, 50}}), IsEmpty());  // again
-  EXPECT_EQ(t.Done(1, 2, {{1, 3, 51}})[0], "emit r1.0 @1 [51]");
+  EXPECT_EQ(First(t.Done(1, 2, {{1, 3, 51}})), "emit r1.0 @1 [51]");
 }
 
 TEST(CoreSteps, AWorkerWhoseReportContradictsThePlanIsEvicted) {
@@ -178,8 +178,9 @@ TEST(CoreSteps, AWorkerWhoseReportContradictsThePlanIsEvicted) {
     t.Arrive(MakeRequest(1, 2, 9));
     const Lines lines = t.Done(1, 1, tokens);
     ASSERT_EQ(lines.size(), 2u);
-    EXPECT_THAT(lines[0], StartsWith("emit r1.0 @0 [] error UNAVAILABLE: step 1 failed on worker 1 "
-                                     "(rank 0, pid 101 on host): INTERNAL"));
+    EXPECT_THAT(First(lines),
+                StartsWith("emit r1.0 @0 [] error UNAVAILABLE: step 1 failed on worker 1 "
+                           "(rank 0, pid 101 on host): INTERNAL"));
     EXPECT_THAT(lines[1], HasSubstr("evict w1: INTERNAL: step 1: "));
   }
   Transcript t(Transcript::Small());
@@ -188,7 +189,7 @@ TEST(CoreSteps, AWorkerWhoseReportContradictsThePlanIsEvicted) {
   request.sampling.prompt_logprobs = true;
   request.sampling.top_logprobs = 0;
   t.Arrive(request);
-  EXPECT_THAT(t.Done(1, 1, {{1, 3, 50}}).back(), HasSubstr("no log-probabilities for sequence 1"));
+  EXPECT_THAT(Last(t.Done(1, 1, {{1, 3, 50}})), HasSubstr("no log-probabilities for sequence 1"));
 }
 
 }  // namespace

@@ -88,6 +88,10 @@ struct ToText {
   std::string operator()(const Drained&) const { return "drained"; }
 };
 
+// The first line, or the last; empty if nothing was said.
+inline std::string First(const Lines& lines) { return lines.empty() ? "" : lines.front(); }
+inline std::string Last(const Lines& lines) { return lines.empty() ? "" : lines.back(); }
+
 class Transcript {
  public:
   // One worker, blocks of 4 tokens, 16 rows and 4 sequences a step.

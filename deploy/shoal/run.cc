@@ -9,6 +9,10 @@
 #include <string>
 
 #include "deploy/shoal/commands.h"
+#include "deploy/shoal/local_memory.h"
+#include "engine/base/status_macros.h"
+#include "engine/cache/kv_cache.h"
+#include "engine/config/read_model_config.h"
 
 namespace shoal {
 namespace {
@@ -21,14 +25,28 @@ void ShowProgress(int64_t done, int64_t total) {
   if (done == total) std::fprintf(stderr, "\r              \r");
 }
 
+absl::Status CheckMemoryFor(const RunOptions& options) {
+  SHOAL_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(options.model));
+  SHOAL_ASSIGN_OR_RETURN(const auto placement,
+                         ExpertPlacement::Contiguous(1, config.RoutedExperts()));
+  ModelOptions sizes;
+  // A token is at least a byte of the prompt.
+  const int64_t tokens = static_cast<int64_t>(options.prompt.size()) + 1 + options.max_tokens;
+  sizes.cache_blocks = BlocksForTokens(tokens, sizes.block_tokens);
+  sizes.max_logit_rows = 1;
+  return CheckLocalMemory(options.model, config, placement, sizes, options.backend);
+}
+
 absl::Status RunToTerminal(const RunOptions& options) {
-  std::fputs(options.prompt.c_str(), stdout);
-  std::fflush(stdout);
-  absl::Status status = Run(options, [](absl::string_view text) {
+  SHOAL_RETURN_IF_ERROR(CheckMemoryFor(options));
+  bool started = false;
+  absl::Status status = Run(options, [&](absl::string_view text) {
+    if (!started) std::fputs(options.prompt.c_str(), stdout);
+    started = true;
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   });
-  std::fputc('\n', stdout);
+  if (started) std::fputc('\n', stdout);
   return status;
 }
 

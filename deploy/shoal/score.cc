@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "deploy/shoal/commands.h"
+#include "deploy/shoal/local_memory.h"
 #include "deploy/shoal/local_unit.h"
 #include "deploy/shoal/score_plan.h"
 #include "engine/base/status_macros.h"
@@ -157,26 +158,35 @@ class RankScorer {
   SafetensorsWriter* writer_;  // null: another process writes
 };
 
+absl::StatusOr<ExpertPlacement> ReadPlacement(const ScoreOptions& options,
+                                              const ModelConfig& config) {
+  if (options.placement.empty()) {
+    return ExpertPlacement::Contiguous(options.workers, config.RoutedExperts());
+  }
+  SHOAL_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(options.placement));
+  SHOAL_ASSIGN_OR_RETURN(ExpertPlacement placement, ExpertPlacement::FromJson(text));
+  SHOAL_RETURN_IF_ERROR(placement.CheckFits(options.workers, config.RoutedExperts()));
+  return placement;
+}
+
+ScorePlan MakePlan(const ScoreOptions& options, const ModelConfig& config, const Prompts& prompts) {
+  std::vector<int32_t> lengths;
+  for (const auto& prompt : prompts) lengths.push_back(static_cast<int32_t>(prompt.size()));
+  const int64_t row_bytes = config.vocab_size * static_cast<int64_t>(sizeof(float));
+  return PlanScore(lengths,
+                   {.workers = options.workers,
+                    // Only one process can write the file, and under MPI there are many.
+                    .first_rank_owns_all = options.transport == "mpi",
+                    .chunk = options.chunk,
+                    .row_budget = std::clamp<int64_t>(kMaxLogitBytes / row_bytes, 1, kMaxStepRows),
+                    .block_tokens = options.block_tokens});
+}
+
 absl::Status Score(const ScoreOptions& options) {
   SHOAL_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(options.model));
   SHOAL_ASSIGN_OR_RETURN(const Prompts prompts, ParsePrompts(options.tokens, config));
-  ExpertPlacement placement;
-  if (!options.placement.empty()) {
-    SHOAL_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(options.placement));
-    SHOAL_ASSIGN_OR_RETURN(placement, ExpertPlacement::FromJson(text));
-  }
-
-  std::vector<int32_t> lengths;
-  for (const auto& prompt : prompts) lengths.push_back(static_cast<int32_t>(prompt.size()));
-  ScorePlanOptions plan_options;
-  plan_options.workers = options.workers;
-  // Only one process can write the file, and under MPI there are many.
-  plan_options.first_rank_owns_all = options.transport == "mpi";
-  plan_options.chunk = options.chunk;
-  plan_options.block_tokens = options.block_tokens;
-  plan_options.row_budget = std::clamp<int64_t>(
-      kMaxLogitBytes / (config.vocab_size * static_cast<int64_t>(sizeof(float))), 1, kMaxStepRows);
-  const ScorePlan plan = PlanScore(lengths, plan_options);
+  SHOAL_ASSIGN_OR_RETURN(const ExpertPlacement placement, ReadPlacement(options, config));
+  const ScorePlan plan = MakePlan(options, config, prompts);
 
   LocalUnitOptions unit_options;
   unit_options.model = options.model;
@@ -184,25 +194,33 @@ absl::Status Score(const ScoreOptions& options) {
   unit_options.transport = options.transport;
   unit_options.backend = options.backend;
   unit_options.threads = options.threads;
-  unit_options.placement = options.placement.empty() ? nullptr : &placement;
+  unit_options.placement = &placement;
   unit_options.options.max_batch_rows = plan.max_rows;
   unit_options.options.max_logit_rows = plan.max_rows;
   unit_options.options.block_tokens = options.block_tokens;
   unit_options.options.cache_blocks = plan.max_blocks;
   unit_options.options.fp8_activations = options.fp8_activations;
-  SHOAL_ASSIGN_OR_RETURN(const auto unit, LocalUnit::Create(config, unit_options));
 
+  // Under MPI each process loads one rank, and only the first writes.
+  const bool mpi = options.transport == "mpi";
   std::unique_ptr<SafetensorsWriter> writer;
-  const bool writes = options.transport != "mpi" || unit->local_ranks()[0] == RankId(0);
-  if (writes) {
+  const auto open_output = [&]() -> absl::Status {
     SHOAL_ASSIGN_OR_RETURN(
         writer,
         SafetensorsWriter::Create(options.out, OutputTensors(config, prompts, options.layers)));
+    return absl::OkStatus();
+  };
+  if (!mpi) {
+    SHOAL_RETURN_IF_ERROR(
+        CheckLocalMemory(options.model, config, placement, unit_options.options, options.backend));
+    SHOAL_RETURN_IF_ERROR(open_output());
   }
+  SHOAL_ASSIGN_OR_RETURN(const auto unit, LocalUnit::Create(config, unit_options));
+  if (mpi && unit->local_ranks()[0] == RankId(0)) SHOAL_RETURN_IF_ERROR(open_output());
   SHOAL_RETURN_IF_ERROR(unit->Run([&](RankId rank, Model& model) {
     return RankScorer(prompts, plan, *unit, writer.get()).Score(rank, model, options.layers);
   }));
-  return writes ? writer->Finish() : absl::OkStatus();
+  return writer != nullptr ? writer->Finish() : absl::OkStatus();
 }
 
 }  // namespace

@@ -72,6 +72,25 @@ absl::StatusOr<ExpertPlacement> ExpertPlacement::Contiguous(
   return Create(world_size, std::move(holders));
 }
 
+absl::Status ExpertPlacement::CheckFits(int world_size,
+                                        absl::Span<const int> n_routed_experts) const {
+  const auto fail = [](const auto&... what) {
+    return absl::InvalidArgumentError(absl::StrCat("expert placement: ", what...));
+  };
+  if (world_size_ != world_size) {
+    return fail("want ", world_size, " workers, found ", world_size_);
+  }
+  if (holders_.size() != n_routed_experts.size()) {
+    return fail("want ", n_routed_experts.size(), " layers, found ", holders_.size());
+  }
+  for (size_t layer = 0; layer < holders_.size(); ++layer) {
+    if (holders_[layer].size() == static_cast<size_t>(n_routed_experts[layer])) continue;
+    return fail("layer ", layer, ": want ", n_routed_experts[layer], " experts, found ",
+                holders_[layer].size());
+  }
+  return absl::OkStatus();
+}
+
 RankId ExpertPlacement::Target(int layer, ExpertId expert, RankId source) const {
   const std::vector<RankId>& holders = holders_[layer][expert.value()];
   if (holders.size() == 1) return holders[0];

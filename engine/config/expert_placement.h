@@ -27,6 +27,10 @@ class ExpertPlacement {
   // layers. Any 1 <= world_size <= E.
   static absl::StatusOr<ExpertPlacement> Contiguous(int world_size, absl::Span<const int> n_routed_experts);
 
+  // Whether it describes a model with these experts (0: a dense layer) on so many ranks. Errors: InvalidArgument naming
+  // what differs.
+  absl::Status CheckFits(int world_size, absl::Span<const int> n_routed_experts) const;
+
   int world_size() const { return world_size_; }
   int layers() const { return static_cast<int>(holders_.size()); }
   absl::Span<const RankId> Holders(int layer, ExpertId expert) const {

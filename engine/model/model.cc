@@ -71,27 +71,6 @@ class DecoderModel final : public Model {
   std::function<void(int, TensorView)> observer_;
 };
 
-absl::Status CheckPlacement(const ModelConfig& config, const ExpertPlacement& placement,
-                            int world_size) {
-  if (placement.world_size() != world_size) {
-    return absl::InvalidArgumentError(absl::StrCat("expert placement: want ", world_size,
-                                                   " workers, found ", placement.world_size()));
-  }
-  const std::vector<int> experts = config.RoutedExperts();
-  if (placement.layers() != static_cast<int>(experts.size())) {
-    return absl::InvalidArgumentError(absl::StrCat("expert placement: want ", experts.size(),
-                                                   " layers, found ", placement.layers()));
-  }
-  for (size_t layer = 0; layer < experts.size(); ++layer) {
-    if (placement.n_routed_experts(static_cast<int>(layer)) != experts[layer]) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("expert placement: layer ", layer, ": want ", experts[layer],
-                       " experts, found ", placement.n_routed_experts(static_cast<int>(layer))));
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::Status DecoderModel::LoadFrom(const std::string& directory) {
   SHOAL_RETURN_IF_ERROR(kernels_.Reserve(options_.max_batch_rows, config_));
   SHOAL_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(directory));
@@ -257,7 +236,7 @@ absl::Status DecoderModel::Forward(const StepTag& tag, const Batch& batch, Tenso
 }
 
 absl::Status DecoderModel::InstallPlacement(const ExpertPlacement& placement) {
-  SHOAL_RETURN_IF_ERROR(CheckPlacement(config_, placement, exchange_.world_size()));
+  SHOAL_RETURN_IF_ERROR(placement.CheckFits(exchange_.world_size(), config_.RoutedExperts()));
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (layers_[i].moe() == nullptr) continue;
     for (ExpertId expert : placement.HeldBy(static_cast<int>(i), exchange_.rank())) {
@@ -303,7 +282,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& directory,
     return absl::InvalidArgumentError(absl::StrCat("exchange: want messages of up to ", wanted,
                                                    " bytes, found ", exchange.max_message_bytes()));
   }
-  SHOAL_RETURN_IF_ERROR(CheckPlacement(config, placement, exchange.world_size()));
+  SHOAL_RETURN_IF_ERROR(placement.CheckFits(exchange.world_size(), config.RoutedExperts()));
   if (options.fp8_activations && !config.quant.has_value()) {
     return absl::InvalidArgumentError(
         "fp8 activations: want FP8 weights, found no quantization_config");

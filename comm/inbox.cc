@@ -11,8 +11,12 @@
 
 namespace shoal {
 
-Inbox::Inbox(RankId rank, int world, const PeerBoard& board)
-    : rank_(rank), spin_turns_(SpinTurns(world)), board_(board), readers_(world) {}
+Inbox::Inbox(RankId rank, int world, const PeerBoard& board, Carrier& carrier)
+    : rank_(rank),
+      spin_turns_(SpinTurns(world)),
+      board_(board),
+      carrier_(carrier),
+      readers_(world) {}
 
 void Inbox::InstallEpoch(Epoch epoch) {
   epoch_ = epoch;
@@ -48,8 +52,8 @@ absl::Status Inbox::Wait(const ExchangeTag& tag, absl::Time deadline,
     const int peer = (rank_.value() + i) % world;
     const LaneReader& reader = readers_[peer];
     const WaitEnd end = WaitUntil(
-        reader.bell(), spin_turns_, deadline, board_, [&] { return reader.Has(tag.phase, count); },
-        [&] { return Hopeless(tag, count); });
+        carrier_, reader.bell(), spin_turns_, deadline, board_,
+        [&] { return reader.Has(tag.phase, count); }, [&] { return Hopeless(tag, count); });
     if (end != WaitEnd::kReady) SHOAL_RETURN_IF_ERROR(WhyMissing(tag, count, outstanding));
     absl::StatusOr<absl::Span<const std::byte>> message = reader.Read(count, RankId(peer), tag);
     if (!message.ok()) {

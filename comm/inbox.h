@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "comm/carrier.h"
 #include "comm/lane.h"
 #include "comm/peer_board.h"
 #include "engine/parallel/exchange.h"
@@ -18,8 +19,8 @@ namespace shoal {
 
 class Inbox {
  public:
-  // `board` outlives the inbox.
-  Inbox(RankId rank, int world, const PeerBoard& board);
+  // `board` and `carrier` outlive the inbox.
+  Inbox(RankId rank, int world, const PeerBoard& board, Carrier& carrier);
 
   // Puts a lane (also one's own) in place. Not concurrently with Wait or Release.
   void SetLane(RankId peer, Lane lane) { readers_[peer.value()] = LaneReader(std::move(lane)); }
@@ -60,6 +61,7 @@ class Inbox {
   RankId rank_;
   int spin_turns_;
   const PeerBoard& board_;
+  Carrier& carrier_;
   Epoch epoch_;
   std::vector<LaneReader> readers_;  // by rank
   std::array<Phase, kPhases> phases_;

@@ -134,7 +134,9 @@ bool LaneReader::Has(ExchangePhase phase, uint64_t count) const {
 
 absl::StatusOr<absl::Span<const std::byte>> LaneReader::Read(uint64_t count, RankId source,
                                                              const ExchangeTag& want) const {
-  const absl::Span<const std::byte> slot = lane_.Slot(want.phase, count);
+  const uint64_t first =
+      lane_.control().writer.first_slot[Index(want.phase)].load(std::memory_order_relaxed);
+  const absl::Span<const std::byte> slot = lane_.Slot(want.phase, first + count);
   SHOAL_ASSIGN_OR_RETURN(const MessageHeader header,
                          ParseMessageHeader(slot, lane_.max_message_bytes()));
   SHOAL_RETURN_IF_ERROR(CheckMessage(header, source, want));

@@ -34,8 +34,10 @@ inline constexpr int kLaneSlots = 2;  // per phase: one being read, one being fi
 struct LaneControl {
   struct alignas(64) End {
     std::atomic<int64_t> epoch{0};
-    std::array<std::atomic<uint64_t>, kPhases>
-        count{};                      // writer: published; reader: released; in this epoch
+    // Of this epoch, by phase. Writer: published; reader: released.
+    std::array<std::atomic<uint64_t>, kPhases> count{};
+    // Writer: which slot message 0 of this epoch lies in. 0 but where receives were posted ahead.
+    std::array<std::atomic<uint64_t>, kPhases> first_slot{};
     std::atomic<uint32_t> closed{0};  // 1: has left in good order
   };
   End writer;
@@ -64,6 +66,7 @@ class Lane {
   // kMessageHeaderBytes of header followed by max_message_bytes of rows.
   absl::Span<std::byte> Slot(ExchangePhase phase, uint64_t count) const;
   size_t max_message_bytes() const { return max_message_bytes_; }
+  const std::shared_ptr<std::byte>& memory() const { return memory_; }
 
  private:
   std::shared_ptr<std::byte> memory_;

@@ -12,23 +12,21 @@
 
 namespace shoal {
 
-LaneExchange::LaneExchange(RankId rank, int world, size_t max_message_bytes,
-                           std::function<void()> room_made)
+LaneExchange::LaneExchange(RankId rank, int world, size_t max_message_bytes, Carrier& carrier)
     : rank_(rank),
       max_message_bytes_(max_message_bytes),
       spin_turns_(SpinTurns(world)),
+      carrier_(carrier),
       board_(world),
-      inbox_(rank, world, board_),
-      outlets_(world),
-      room_made_(std::move(room_made)) {
+      inbox_(rank, world, board_, carrier),
+      outlets_(world) {
   for (Sending& sending : sending_) sending.reserved.resize(world);
 }
 
 absl::StatusOr<std::unique_ptr<LaneExchange>> LaneExchange::Make(RankId rank, int world,
                                                                  size_t max_message_bytes,
-                                                                 std::function<void()> room_made) {
-  auto exchange =
-      absl::WrapUnique(new LaneExchange(rank, world, max_message_bytes, std::move(room_made)));
+                                                                 Carrier& carrier) {
+  auto exchange = absl::WrapUnique(new LaneExchange(rank, world, max_message_bytes, carrier));
   SHOAL_ASSIGN_OR_RETURN(Lane own, Lane::Allocate(max_message_bytes));
   exchange->inbox_.SetLane(rank, own);
   exchange->outlets_[rank.value()] = std::make_unique<LaneWriter>(std::move(own));
@@ -92,7 +90,7 @@ absl::Status LaneExchange::InstallEpoch(Epoch epoch) {
     if (outlet != nullptr) outlet->InstallEpoch(epoch);
   }
   inbox_.InstallEpoch(epoch);
-  room_made_();
+  carrier_.RoomMade();
   board_.ClearCancel();
   return absl::OkStatus();
 }
@@ -103,7 +101,8 @@ absl::Status LaneExchange::Reserve(const ExchangeTag& tag, RankId peer, absl::Ti
   if (board_.cancelled()) return InExchange(tag, rank_, board_.status());
   const Outlet& outlet = *outlets_[peer.value()];
   const WaitEnd end = WaitUntil(
-      outlet.bell(), spin_turns_, deadline, board_, [&] { return outlet.CanWrite(tag.phase); },
+      carrier_, outlet.bell(), spin_turns_, deadline, board_,
+      [&] { return outlet.CanWrite(tag.phase); },
       [&] { return outlet.reader_closed() || outlet.reader_epoch() > tag.epoch; });
   if (end != WaitEnd::kReady) {
     if (absl::Status status = board_.status(); !status.ok()) return InExchange(tag, rank_, status);
@@ -154,9 +153,29 @@ absl::Status LaneExchange::Post(const ExchangeTag& tag, absl::Span<const size_t>
   return absl::OkStatus();
 }
 
+// Once Wait has returned nobody may call us for long, so nothing may be left that only our calls
+// move on.
+absl::Status LaneExchange::AwaitSent(const ExchangeTag& tag, absl::Time deadline) {
+  for (const std::unique_ptr<Outlet>& outlet : outlets_) {
+    const WaitEnd end = WaitUntil(
+        carrier_, outlet->bell(), 0, deadline, board_, [&] { return outlet->Sent(tag.phase); },
+        [] { return false; });
+    if (end == WaitEnd::kReady) continue;
+    if (absl::Status status = board_.status(); !status.ok()) return InExchange(tag, rank_, status);
+    MissingPeers missing;
+    for (int peer = 0; peer < world_size(); ++peer) {
+      if (outlets_[peer]->Sent(tag.phase)) continue;
+      missing.push_back({RankId(peer), outlets_[peer]->outstanding_bytes(tag.phase)});
+    }
+    if (!missing.empty()) return TimeoutError(tag, rank_, missing);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status LaneExchange::Wait(const ExchangeTag& tag, absl::Time deadline,
                                 absl::Span<absl::Span<const std::byte>> received) {
   used_ = used_ || tag.epoch == epoch_;
+  SHOAL_RETURN_IF_ERROR(AwaitSent(tag, deadline));
   return inbox_.Wait(tag, deadline, received, [&](RankId peer) {
     return outlets_[peer.value()]->outstanding_bytes(tag.phase);
   });
@@ -164,7 +183,7 @@ absl::Status LaneExchange::Wait(const ExchangeTag& tag, absl::Time deadline,
 
 void LaneExchange::Release(const ExchangeTag& tag) {
   inbox_.Release(tag);
-  room_made_();
+  carrier_.RoomMade();
 }
 
 }  // namespace shoal

@@ -6,12 +6,12 @@
 #pragma once
 
 #include <array>
-#include <functional>
 #include <memory>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "comm/carrier.h"
 #include "comm/epoch_order.h"
 #include "comm/inbox.h"
 #include "comm/lane.h"
@@ -23,11 +23,10 @@ namespace shoal {
 
 class LaneExchange final : public Exchange {
  public:
-  // `room_made` is called in the engine's thread after received slots were given back and after an
-  // epoch was installed: what waits outside for a free slot can be delivered. Errors: those of
-  // Lane::Allocate, for the lane to oneself.
-  static absl::StatusOr<std::unique_ptr<LaneExchange>> Make(
-      RankId rank, int world, size_t max_message_bytes, std::function<void()> room_made = [] {});
+  // `carrier` outlives the exchange. Errors: those of Lane::Allocate, for the lane to oneself.
+  static absl::StatusOr<std::unique_ptr<LaneExchange>> Make(RankId rank, int world,
+                                                            size_t max_message_bytes,
+                                                            Carrier& carrier);
   ~LaneExchange() override;
 
   RankId rank() const override { return rank_; }
@@ -62,17 +61,18 @@ class LaneExchange final : public Exchange {
     absl::Status error;
   };
 
-  LaneExchange(RankId rank, int world, size_t max_message_bytes, std::function<void()> room_made);
+  LaneExchange(RankId rank, int world, size_t max_message_bytes, Carrier& carrier);
+  absl::Status AwaitSent(const ExchangeTag& tag, absl::Time deadline);
   absl::Status Reserve(const ExchangeTag& tag, RankId peer, absl::Time deadline);
   void WakeAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(wake_mutex_);
 
   RankId rank_;
   size_t max_message_bytes_;
   int spin_turns_;
+  Carrier& carrier_;
   PeerBoard board_;
   Inbox inbox_;
   std::vector<std::unique_ptr<Outlet>> outlets_;  // by rank
-  std::function<void()> room_made_;
   std::array<Sending, kPhases> sending_;
   Epoch epoch_;
   bool used_ = false;  // something was sent or awaited in this epoch

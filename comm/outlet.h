@@ -30,6 +30,9 @@ class Outlet {
   // Puts `header` before the rows and sends the slot. Only while CanWrite. Never blocks.
   virtual void Publish(const MessageHeader& header) = 0;
 
+  // Whether all that was published in `phase` will arrive without another call of ours.
+  virtual bool Sent(ExchangePhase) const { return true; }
+
   // What is known of the receiver: its epoch, and whether it has left.
   virtual Epoch reader_epoch() const = 0;
   virtual bool reader_closed() const = 0;

@@ -8,6 +8,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "comm/carrier.h"
 #include "comm/doorbell.h"
 #include "comm/peer_board.h"
 
@@ -24,10 +25,10 @@ inline constexpr absl::Duration kLookAgain = absl::Milliseconds(50);
 
 // Returns when ready() holds; when not, and the board is stopped, hopeless() holds or `deadline`
 // has passed, says which. ready() is called again after every ring of `bell`, hopeless() only
-// before a sleep.
+// before it idles.
 template <typename Ready, typename Hopeless>
-WaitEnd WaitUntil(Doorbell& bell, int spin_turns, absl::Time deadline, const PeerBoard& board,
-                  Ready ready, Hopeless hopeless) {
+WaitEnd WaitUntil(Carrier& carrier, Doorbell& bell, int spin_turns, absl::Time deadline,
+                  const PeerBoard& board, Ready ready, Hopeless hopeless) {
   for (int turn = 0; turn < spin_turns; ++turn) {
     if (ready()) return WaitEnd::kReady;
     CpuRelax();
@@ -38,7 +39,7 @@ WaitEnd WaitUntil(Doorbell& bell, int spin_turns, absl::Time deadline, const Pee
     if (board.stopped() || hopeless()) return WaitEnd::kStopped;
     const absl::Duration left = deadline - absl::Now();
     if (left <= absl::ZeroDuration()) return WaitEnd::kDeadline;
-    bell.Sleep(heard, std::min(left, kLookAgain));
+    carrier.Idle(bell, heard, std::min(left, kLookAgain));
   }
 }
 

@@ -195,13 +195,8 @@ absl::StatusOr<Exchange*> GrpcFabric::Connect(Epoch epoch, RankId rank,
     if (link != nullptr) link->Close();
   }
   if (exchange_ == nullptr) {
-    const auto room_made = [this] {
-      for (const std::shared_ptr<IncomingLink>& link : links_) {
-        if (link != nullptr) link->RoomMade();
-      }
-    };
     SHOAL_ASSIGN_OR_RETURN(exchange_,
-                           LaneExchange::Make(rank, world, options_.max_message_bytes, room_made));
+                           LaneExchange::Make(rank, world, options_.max_message_bytes, *this));
   }
   links_.assign(world, nullptr);
   senders_.assign(world, nullptr);
@@ -221,6 +216,12 @@ absl::StatusOr<Exchange*> GrpcFabric::Connect(Epoch epoch, RankId rank,
     senders_[peer]->Attach(*this);
   }
   return exchange_.get();
+}
+
+void GrpcFabric::RoomMade() {
+  for (const std::shared_ptr<IncomingLink>& link : links_) {
+    if (link != nullptr) link->RoomMade();
+  }
 }
 
 void GrpcFabric::LinkLost(RankId peer, const absl::Status& why) { exchange_->LinkLost(peer, why); }

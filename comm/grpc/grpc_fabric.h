@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/carrier.h"
 #include "comm/fabric.h"
 #include "comm/grpc/channel_settings.h"
 #include "comm/grpc/incoming_link.h"
@@ -18,7 +19,7 @@
 
 namespace shoal {
 
-class GrpcFabric final : public Fabric, private LinkEvents {
+class GrpcFabric final : public Fabric, private LinkEvents, private Carrier {
  public:
   static absl::StatusOr<std::unique_ptr<Fabric>> Make(const FabricOptions& options);
   ~GrpcFabric() override;
@@ -54,6 +55,7 @@ class GrpcFabric final : public Fabric, private LinkEvents {
   absl::Status Introduce(const Hello& mine, absl::Span<const std::string> endpoints,
                          absl::Time deadline, std::vector<Peer>& peers);
   void LinkLost(RankId peer, const absl::Status& why) override;
+  void RoomMade() override;
 
   FabricOptions options_;
   TlsTexts tls_;

@@ -51,7 +51,8 @@ absl::StatusOr<Exchange*> InprocessFabric::Connect(Epoch epoch, RankId rank,
     out[peer] = std::make_unique<LaneWriter>(std::move(offer->lane));
   }
   if (exchange_ == nullptr) {
-    SHOAL_ASSIGN_OR_RETURN(exchange_, LaneExchange::Make(rank, world, options_.max_message_bytes));
+    SHOAL_ASSIGN_OR_RETURN(exchange_,
+                           LaneExchange::Make(rank, world, options_.max_message_bytes, carrier_));
   }
   SHOAL_RETURN_IF_ERROR(exchange_->Relink(epoch, std::move(in), std::move(out)));
   return exchange_.get();

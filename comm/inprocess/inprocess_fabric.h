@@ -29,6 +29,7 @@ class InprocessFabric final : public Fabric {
   FabricOptions options_;
   std::shared_ptr<Hub> hub_;  // shared by the fabrics of one cluster; the last one takes it away
   std::string endpoint_;
+  Carrier carrier_;
   std::unique_ptr<LaneExchange> exchange_;
 };
 

@@ -82,7 +82,8 @@ absl::StatusOr<Exchange*> ShmFabric::Connect(Epoch epoch, RankId rank,
 
   const std::vector<Link> old = watcher_.Take();
   if (exchange_ == nullptr) {
-    SHOAL_ASSIGN_OR_RETURN(exchange_, LaneExchange::Make(rank, world, options_.max_message_bytes));
+    SHOAL_ASSIGN_OR_RETURN(exchange_,
+                           LaneExchange::Make(rank, world, options_.max_message_bytes, carrier_));
   }
   std::vector<Lane> in(world);
   for (int peer = 0; peer < world; ++peer) in[peer] = std::move(inbound[peer].lane);

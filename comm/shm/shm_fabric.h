@@ -35,6 +35,7 @@ class ShmFabric final : public Fabric {
   FabricOptions options_;
   ShmEndpoint here_;
   UniqueFd listener_;
+  Carrier carrier_;
   std::unique_ptr<LaneExchange> exchange_;
   LinkWatcher watcher_;  // calls exchange_
 };

@@ -46,6 +46,16 @@ struct SequenceWork {
   std::vector<BlockId> new_blocks;      // appended to the sequence's block table before the step
 };
 
+// A sequence that outlived the epoch before: it keeps its state and its block table, and goes on from its first `tokens`
+// tokens (prompt and committed ones), of which the first `rows` are in the cache; it is not in the decode set. What an
+// interrupted step appended beyond is forgotten. The first plan of an epoch names all sequences that live on in a rank;
+// the rank forgets every other one.
+struct Rewind {
+  SequenceId id;
+  int32_t tokens = 0;
+  int32_t rows = 0;
+};
+
 // The plan of one step for one rank: a delta. The decode set is the sequences that go on by one row each; the worker
 // keeps it from step to step, and `work`, `stop_decode` and `forget` change it. A sequence whose work has
 // sample = true joins the decode set from the next step on by itself, so steady decode sends an empty plan. Work for a
@@ -54,6 +64,7 @@ struct SequenceWork {
 // Rows of all sequences are at most CoreConfig::max_batch_rows, rows whose logits are wanted at most
 // CoreConfig::max_running_sequences.
 struct RankPlan {
+  std::vector<Rewind> rewind;                 // only in the first plan of an epoch; see there
   std::vector<NewSequence> new_sequences;
   std::vector<SequenceWork> work;             // prefill chunks, and decode rows that need new blocks
   std::vector<SequenceId> stop_decode;        // leave the decode set, keep the state
@@ -111,6 +122,10 @@ struct WorkerLost {
   WorkerId worker;
   std::string why;
 };
+// It holds the experts that the last LoadExperts named: it can enter the unit at the next epoch.
+struct WorkerLoaded {
+  WorkerId worker;
+};
 struct StepDone {
   WorkerId worker;
   Epoch epoch;
@@ -121,6 +136,9 @@ struct StepDone {
   std::vector<PromptLogprobs> prompt_logprobs;
   absl::Duration busy;         // computing
   absl::Duration waiting;      // in exchanges
+  // By source rank: how long this rank waited for it, dispatch and combine. Empty, or one of each per rank.
+  std::vector<absl::Duration> waiting_dispatch;
+  std::vector<absl::Duration> waiting_combine;
 };
 struct Heartbeat {
   WorkerId worker;
@@ -130,7 +148,7 @@ struct Heartbeat {
 struct Tick {};
 struct DrainStarted {};  // SIGTERM: finish what runs, refuse what comes
 
-using Event = std::variant<RequestArrived, RequestCancelled, WorkerJoined, WorkerReady, WorkerLost, StepDone, Heartbeat,
+using Event = std::variant<RequestArrived, RequestCancelled, WorkerJoined, WorkerLoaded, WorkerReady, WorkerLost, StepDone, Heartbeat,
                            Tick, DrainStarted>;
 
 // --- Commands ---------------------------------------------------------------------------------------------------------
@@ -142,8 +160,15 @@ struct AssignRank {
   WorkerId worker;
   Epoch epoch;
   RankId rank;
-  std::shared_ptr<const ExpertPlacement> placement;  // shared: immutable, one per epoch
-  std::vector<WorkerId> members;                     // by rank
+  std::shared_ptr<const ExpertPlacement> placement;   // of this epoch: holders among its members only. Shared: immutable
+  std::vector<std::optional<WorkerId>> members;       // by rank; none: nobody holds the rank in this epoch
+};
+// Load, in the background and without leaving the epoch if the worker is in one, what `placement` gives `rank`: its share
+// when it enters. Answered by WorkerLoaded.
+struct LoadExperts {
+  WorkerId worker;
+  RankId rank;
+  std::shared_ptr<const ExpertPlacement> placement;
 };
 struct SendPlan {
   WorkerId worker;
@@ -177,6 +202,6 @@ struct Reject {
 };
 struct Drained {};  // after DrainStarted, once: nothing waits or runs any more
 
-using Command = std::variant<AssignRank, SendPlan, EvictWorker, Emit, Reject, Drained>;
+using Command = std::variant<AssignRank, LoadExperts, SendPlan, EvictWorker, Emit, Reject, Drained>;
 
 }  // namespace shoal

@@ -38,7 +38,7 @@ struct HttpResponse {
 // One request waiting for its answer. Everything about it happens on one strand (no two callbacks
 // at a time): the handler's call, functions given to Post and PostAfter, and OnClosed's. Only Post
 // and PostAfter may be called from elsewhere; both still run their function when the connection is
-// already gone.
+// already gone. Exchanges may outlive their connection, but not the server.
 class HttpExchange {
  public:
   virtual ~HttpExchange() = default;

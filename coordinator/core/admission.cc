@@ -47,10 +47,11 @@ absl::Duration EstimateWait(const ServingState& state) {
   return absl::Seconds(std::clamp(std::ceil(seconds), 1.0, 60.0));
 }
 
-void Enqueue(ServingState& state, Request request) {
+void Enqueue(ServingState& state, Request request, absl::Time now) {
   const RequestId id = request.id;
   LiveRequest& live = state.requests[id];
   live.request = std::move(request);
+  live.arrived = now;
   live.user = &state.users.Join(live.request.user);
   live.unfinished = live.request.n;
   live.choices.resize(live.request.n);
@@ -115,7 +116,7 @@ void Arrive(ServingState& state, Request request, absl::Time now, std::vector<Co
                       absl::StrCat(state.waiting_requests, " requests are waiting already")),
                   EstimateWait(state));
   }
-  Enqueue(state, std::move(request));
+  Enqueue(state, std::move(request), now);
 }
 
 void EndOversized(ServingState& state, absl::Time now, std::vector<Command>& commands) {

@@ -78,6 +78,7 @@ Emit BeginEmission(Sequence& sequence) {
     sequence.emitted = true;
     emit.prompt_logprobs = sequence.prompt_logprobs;
     emit.cached_prompt_tokens = sequence.request->cached_prompt_tokens;
+    emit.queued = sequence.request->queued;
   }
   return emit;
 }

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "coordinator/core/fair_share.h"
 #include "coordinator/core/prefix_cache.h"
 #include "coordinator/core/request.h"
@@ -52,7 +53,7 @@ struct Sequence {
   // Rows that the whole sequence needs: the last token generated is never fed. Without tokens to
   // generate, the last prompt token is not either.
   int32_t total_rows = 0;
-  bool wants_logprobs = false;         // of the tokens sampled
+  bool wants_logprobs = false;  // of the tokens sampled
   bool wants_prompt_logprobs = false;
   State state = State::kHeld;
   bool resumed = false;            // was in a batch before: goes to the front of the queue
@@ -79,6 +80,8 @@ struct LiveRequest {
   int32_t unfinished = 0;            // choices not ended
   bool started = false;              // a choice has been in a batch
   int32_t cached_prompt_tokens = 0;  // found by the choice that was first in a batch
+  absl::Time arrived;
+  absl::Duration queued;  // from then until a choice was first in a batch
 };
 
 void Sequence::CopyTokens(int32_t begin, int32_t end, std::vector<int32_t>& out) const {

@@ -30,7 +30,7 @@ NewSequence Introduce(const Sequence& sequence) {
 }
 
 // First time in a batch: what the request will be told of its prompt.
-void CountFirstStay(ServingState& state, Sequence& sequence) {
+void CountFirstStay(ServingState& state, Sequence& sequence, absl::Time now) {
   LiveRequest& request = *sequence.request;
   const int32_t prompt = sequence.prompt_tokens;
   const int32_t cached = sequence.stay.planned_rows;
@@ -42,6 +42,7 @@ void CountFirstStay(ServingState& state, Sequence& sequence) {
   if (request.started) return;
   request.started = true;
   request.cached_prompt_tokens = cached;
+  request.queued = now - request.arrived;
   --state.waiting_requests;
   state.counters.prompt_tokens += prompt;
 }
@@ -90,7 +91,7 @@ bool StepPlanner::PlanStep(ServingState& state, absl::Time now, std::vector<Comm
     PlanDecode(state.ranks[r], draft);
     PlanPrefill(state.ranks[r], draft);
   }
-  Admit(state);
+  Admit(state, now);
   // Without rows nothing was drafted; what ranks must forget waits for the next step that has some.
   if (std::none_of(drafts_.begin(), drafts_.end(), [](const Draft& d) { return d.has_rows; })) {
     return false;
@@ -221,7 +222,7 @@ void StepPlanner::PlanChunk(Sequence& sequence, RankBatch& rank, Draft& draft) {
   draft.plan.work.push_back(std::move(work));
 }
 
-void StepPlanner::Admit(ServingState& state) {
+void StepPlanner::Admit(ServingState& state, absl::Time now) {
   room_.clear();
   for (const Draft& draft : drafts_) room_.push_back(draft.room);
   while (Sequence* sequence = state.waiting.Front()) {
@@ -238,7 +239,7 @@ void StepPlanner::Admit(ServingState& state) {
     BeginStay(rank, *place, state.last_sequence, state.config.prefix_cache, *sequence);
     sequence->state = Sequence::State::kRunning;
     ++state.running_by_priority[sequence->seniority.priority];
-    if (!sequence->resumed) CountFirstStay(state, *sequence);
+    if (!sequence->resumed) CountFirstStay(state, *sequence, now);
     draft.plan.new_sequences.push_back(Introduce(*sequence));
     PlanChunk(*sequence, rank, draft);
     SHOAL_CHECK(!draft.plan.work.empty() && draft.plan.work.back().id == sequence->stay.id);

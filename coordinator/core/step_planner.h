@@ -42,7 +42,7 @@ class StepPlanner {
   // Adds the sequence's next chunk, if it gets any rows.
   void PlanChunk(Sequence& sequence, RankBatch& rank, Draft& draft);
   // Gives waiting sequences places, in their order, until one finds none.
-  void Admit(ServingState& state);
+  void Admit(ServingState& state, absl::Time now);
   void Send(ServingState& state, absl::Time now, std::vector<Command>& commands);
 
   std::vector<Draft> drafts_;       // by rank; kept for their memory

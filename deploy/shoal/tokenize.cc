@@ -13,7 +13,6 @@
 #include "engine/base/status_macros.h"
 #include "engine/text/chat_json.h"
 #include "engine/text/chat_template.h"
-#include "engine/text/json_text.h"
 #include "engine/text/tokenizer.h"
 #include "nlohmann/json.hpp"
 
@@ -55,9 +54,9 @@ absl::StatusOr<ordered_json> DecodeIds(const Tokenizer& tokenizer, const ordered
     // Unsigned values above int64 turn negative, and are refused with the others.
     const int64_t id = list[i].is_number_integer() ? list[i].get<int64_t>() : -1;
     if (id < 0 || id >= tokenizer.vocab_size()) {
-      return absl::InvalidArgumentError(absl::StrCat("ids[", i, "]: wanted an integer from 0 to ",
-                                                     tokenizer.vocab_size() - 1, ", found ",
-                                                     list[i].dump()));
+      return absl::InvalidArgumentError(
+          absl::StrCat("ids[", i, "]: wanted an integer from 0 to ", tokenizer.vocab_size() - 1,
+                       ", found ", list[i].is_number() ? list[i].dump() : list[i].type_name()));
     }
     ids.push_back(static_cast<int32_t>(id));
   }
@@ -65,7 +64,16 @@ absl::StatusOr<ordered_json> DecodeIds(const Tokenizer& tokenizer, const ordered
 }
 
 absl::StatusOr<ordered_json> TranslateText(const Tokenizer& tokenizer, const std::string& text) {
-  SHOAL_ASSIGN_OR_RETURN(const ordered_json line, ParseJsonText(text));
+  ordered_json line;
+  try {
+    line = ordered_json::parse(text);
+  } catch (const ordered_json::exception& error) {
+    // "[json.exception.parse_error.101] parse error at line 1, ...": the part for people.
+    const std::string what = error.what();
+    const size_t bracket = what.find("] ");
+    return absl::InvalidArgumentError(
+        absl::StrCat("not valid JSON: ", bracket == what.npos ? what : what.substr(bracket + 2)));
+  }
   if (!line.is_object() || line.contains("text") == line.contains("ids")) {
     return absl::InvalidArgumentError("wanted an object with either \"text\" or \"ids\"");
   }

@@ -9,7 +9,7 @@
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "engine/text/chat_template.h"
-#include "engine/text/json_file.h"
+#include "engine/text/json_file_internal.h"
 
 namespace shoal {
 

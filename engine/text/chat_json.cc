@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
-#include "engine/text/json_text.h"
+#include "engine/text/json_text_internal.h"
 
 namespace shoal {
 

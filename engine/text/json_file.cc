@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/text/json_file.h"
-
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -11,7 +9,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
-#include "engine/text/json_text.h"
+#include "engine/text/json_file_internal.h"
+#include "engine/text/json_text_internal.h"
 
 namespace shoal {
 

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/text/json_text.h"
-
 #include <charconv>
 #include <cmath>
 #include <cstdint>
@@ -11,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/text/json_text_internal.h"
 
 namespace shoal {
 

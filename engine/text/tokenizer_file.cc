@@ -8,7 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "engine/base/status_macros.h"
-#include "engine/text/json_file.h"
+#include "engine/text/json_file_internal.h"
 
 namespace shoal {
 

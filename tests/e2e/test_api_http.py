@@ -345,6 +345,8 @@ def test_a_full_queue_answers_429(tmp_path):
             assert int(retry_after) >= 1
             assert answer["error"]["type"] == "rate_limit_error"
         assert http_json(server.url + "/v1/completions", {"prompt": "a", "max_tokens": 1})[0] == 200
+        # Those that waited did so visibly.
+        assert metrics(server.url)["vllm:request_queue_time_seconds_sum"] > 0
 
 
 @needs_binary

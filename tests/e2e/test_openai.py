@@ -284,7 +284,7 @@ def test_closing_a_stream_frees_its_blocks(client, url):
     stream = complete(client, LONG, max_tokens=1000, stream=True, n=2,
                       extra={"ignore_eos": True})
     next(stream)
-    assert running_sequences(url) > 0
+    assert wait_for(lambda: running_sequences(url) == 2)
     assert blocks_used(url) > before
     stream.close()
     assert wait_for(lambda: running_sequences(url) == 0, 5)

@@ -99,6 +99,11 @@ class HttpServerTest : public ::testing::Test {
     server_ = *std::move(server);
     server_->Start(handler_);
   }
+  void TearDown() override {
+    if (server_ == nullptr) return;
+    server_->Stop(absl::Now());
+    handler_.held.clear();  // exchanges do not outlive their server
+  }
   std::string address() const { return server_->address(); }
 
   ToyHandler handler_;

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/text/chat_json.h"
 #include "engine/text/chat_template.h"
-#include "engine/text/json_text.h"
+#include "engine/text/json_text_internal.h"
 #include "engine/text/tokenizer.h"
 
 namespace shoal {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // JSON from outside, kept the way a prompt must show it: members in order, numbers not rounded. Its
-// depth is limited, so that no later walk over it can exhaust the stack. For .cc files only: public
-// headers stay free of JSON.
+// depth is limited, so that no later walk over it can exhaust the stack. Private to this room:
+// public headers stay free of JSON.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -46,10 +46,14 @@ struct SequenceWork {
   std::vector<BlockId> new_blocks;      // appended to the sequence's block table before the step
 };
 
-// A sequence that outlived the epoch before: it keeps its state and its block table, and goes on from its first `tokens`
-// tokens (prompt and committed ones), of which the first `rows` are in the cache; it is not in the decode set. What an
-// interrupted step appended beyond is forgotten. The first plan of an epoch names all sequences that live on in a rank;
-// the rank forgets every other one.
+// A sequence that outlived the epoch before in the rank's worker. The worker keeps its state and goes
+// on from what committed steps made of it: its tokens are cut to the first `tokens` (prompt and
+// committed ones; with them penalties and all else that depends on what was sampled), its cached rows
+// to the first `rows`, its block table to the blocks that hold those, ceil(rows / block_tokens), and it
+// is not in the decode set. All of this the worker has: a sequence is named only if the step that
+// brought it is committed, and rows and tokens are those of committed steps. What interrupted steps
+// sampled or appended beyond is forgotten. Work for it in this or a later plan starts at `rows` and
+// brings the next blocks.
 struct Rewind {
   SequenceId id;
   int32_t tokens = 0;
@@ -59,12 +63,14 @@ struct Rewind {
 // The plan of one step for one rank: a delta. The decode set is the sequences that go on by one row each; the worker
 // keeps it from step to step, and `work`, `stop_decode` and `forget` change it. A sequence whose work has
 // sample = true joins the decode set from the next step on by itself, so steady decode sends an empty plan. Work for a
-// sequence of the decode set stands for its decode row of this step. To be applied in this order: forget, stop_decode,
-// new_sequences, work: a block may go from a forgotten sequence to another one in the same plan.
+// sequence of the decode set stands for its decode row of this step. To be applied in this order: rewind, forget,
+// stop_decode, new_sequences, work: a block may go from a forgotten sequence to another one in the same plan.
+// The first plan after an AssignRank names in `rewind` all sequences that live on in this worker; every other one is
+// forgotten before anything else of the plan is applied, also when `rewind` is empty. Later plans have none.
 // Rows of all sequences are at most CoreConfig::max_batch_rows, rows whose logits are wanted at most
 // CoreConfig::max_running_sequences.
 struct RankPlan {
-  std::vector<Rewind> rewind;                 // only in the first plan of an epoch; see there
+  std::vector<Rewind> rewind;                 // ascending id
   std::vector<NewSequence> new_sequences;
   std::vector<SequenceWork> work;             // prefill chunks, and decode rows that need new blocks
   std::vector<SequenceId> stop_decode;        // leave the decode set, keep the state
@@ -110,9 +116,13 @@ struct WorkerJoined {
   std::string host;
   int64_t pid = 0;
   int64_t cache_blocks = 0;
-  std::optional<RankId> wanted_rank;  // a transport may fix it (MPI). Held by another that wants it: evicted
+  // A returning worker hopes for the rank whose experts it still has; it gets another one, or waits as
+  // a standby, if that one is taken.
+  std::optional<RankId> wanted_rank;
+  bool rank_fixed = false;  // by the transport (MPI): this rank or none. Taken: evicted
 };
-// It has loaded its experts and connected its exchange for the epoch it was assigned.
+// It has loaded its experts and connected its exchange, with all members, for the epoch it was assigned. Other epochs
+// than the present one are ignored.
 struct WorkerReady {
   WorkerId worker;
   Epoch epoch;
@@ -122,7 +132,8 @@ struct WorkerLost {
   WorkerId worker;
   std::string why;
 };
-// It holds the experts that the last LoadExperts named: it can enter the unit at the next epoch.
+// The answer to LoadExperts: it holds the experts named there, and can enter the unit with the next epoch. Ignored from
+// a worker that was not asked, and the second time.
 struct WorkerLoaded {
   WorkerId worker;
 };
@@ -131,12 +142,14 @@ struct StepDone {
   Epoch epoch;
   StepId step;
   absl::Status status;  // not OK: nothing was committed, and the epoch ends. DeadlineExceeded, Unavailable, Aborted
-                        // and Cancelled speak of peers; after any other code the worker itself is evicted
+                        // and Cancelled speak of peers; after any other code the worker itself is evicted.
+                        // Reports of an epoch that is over count as a sign of life and nothing else
   std::vector<SampledToken> tokens;
   std::vector<PromptLogprobs> prompt_logprobs;
   absl::Duration busy;         // computing
   absl::Duration waiting;      // in exchanges
-  // By source rank: how long this rank waited for it, dispatch and combine. Empty, or one of each per rank.
+  // By source rank: how long this rank waited for it in this step, over all layers, in dispatches and in combines.
+  // Empty, or one of each per rank of the world (zero for itself and for absent ranks); anything else is ignored.
   std::vector<absl::Duration> waiting_dispatch;
   std::vector<absl::Duration> waiting_combine;
 };
@@ -148,14 +161,17 @@ struct Heartbeat {
 struct Tick {};
 struct DrainStarted {};  // SIGTERM: finish what runs, refuse what comes
 
-using Event = std::variant<RequestArrived, RequestCancelled, WorkerJoined, WorkerLoaded, WorkerReady, WorkerLost, StepDone, Heartbeat,
-                           Tick, DrainStarted>;
+using Event = std::variant<RequestArrived, RequestCancelled, WorkerJoined, WorkerLoaded, WorkerReady, WorkerLost,
+                           StepDone, Heartbeat, Tick, DrainStarted>;
 
 // --- Commands ---------------------------------------------------------------------------------------------------------
 
-// Assign (or re-assign) a rank: load the experts that `placement` gives it, connect to the peers, answer WorkerReady.
-// Plans and sequences of older epochs are void; cache blocks keep their contents if the worker keeps its rank. A worker
-// keeps its rank for life. Sent to all members when every rank has a worker.
+// A new epoch, and the worker is a member of it: connect to the other members, answer WorkerReady. Plans of older epochs
+// are void, also those not begun; a step in progress is abandoned. Sequences stay until the epoch's first plan tells
+// which of them live on (RankPlan::rewind); cache blocks keep their contents. A worker keeps its rank for life.
+// The first epoch of all has every rank, and its members load the experts that `placement` gives them before they
+// answer. Later ones have only members that hold their experts already: what a rank holds never changes, absent ranks
+// are only missing from `placement`, so that nothing goes to them.
 struct AssignRank {
   WorkerId worker;
   Epoch epoch;
@@ -163,8 +179,9 @@ struct AssignRank {
   std::shared_ptr<const ExpertPlacement> placement;   // of this epoch: holders among its members only. Shared: immutable
   std::vector<std::optional<WorkerId>> members;       // by rank; none: nobody holds the rank in this epoch
 };
-// Load, in the background and without leaving the epoch if the worker is in one, what `placement` gives `rank`: its share
-// when it enters. Answered by WorkerLoaded.
+// Take this rank, and load in the background what the full `placement` gives it; the unit serves without it meanwhile.
+// Answered by WorkerLoaded, at once if it has them already (same rank, same placement). The worker is in no epoch: it
+// connects to nobody until an AssignRank follows.
 struct LoadExperts {
   WorkerId worker;
   RankId rank;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "engine/base/status_macros.h"
 #include "engine/config/json_internal.h"
 
@@ -70,6 +71,26 @@ absl::StatusOr<ExpertPlacement> ExpertPlacement::Contiguous(
     }
   }
   return Create(world_size, std::move(holders));
+}
+
+absl::StatusOr<ExpertPlacement> ExpertPlacement::Without(absl::Span<const RankId> absent) const {
+  std::vector<bool> gone(world_size_, false);
+  for (const RankId rank : absent) {
+    if (rank.value() >= 0 && rank.value() < world_size_) gone[rank.value()] = true;
+  }
+  ExpertPlacement left = *this;
+  for (size_t layer = 0; layer < left.holders_.size(); ++layer) {
+    for (size_t expert = 0; expert < left.holders_[layer].size(); ++expert) {
+      std::vector<RankId>& ranks = left.holders_[layer][expert];
+      std::erase_if(ranks, [&](RankId rank) { return gone[rank.value()]; });
+      if (!ranks.empty()) continue;
+      const auto append = [](std::string* out, RankId rank) { absl::StrAppend(out, rank.value()); };
+      return absl::FailedPreconditionError(
+          absl::StrCat("layer ", layer, " expert ", expert, ": no holder is left of ranks ",
+                       absl::StrJoin(holders_[layer][expert], ", ", append)));
+    }
+  }
+  return left;
 }
 
 absl::Status ExpertPlacement::CheckFits(int world_size,

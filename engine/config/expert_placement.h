@@ -27,6 +27,10 @@ class ExpertPlacement {
   // layers. Any 1 <= world_size <= E.
   static absl::StatusOr<ExpertPlacement> Contiguous(int world_size, absl::Span<const int> n_routed_experts);
 
+  // What is left when these ranks are gone: every other holder, in the same order. Which experts a remaining rank holds
+  // does not change. Errors: FailedPrecondition naming layer, expert and ranks if an expert has no holder left.
+  absl::StatusOr<ExpertPlacement> Without(absl::Span<const RankId> absent) const;
+
   // Whether it describes a model with these experts (0: a dense layer) on so many ranks. Errors: InvalidArgument naming
   // what differs.
   absl::Status CheckFits(int world_size, absl::Span<const int> n_routed_experts) const;

@@ -49,16 +49,23 @@ class Fabric {
   virtual int fixed_rank() const { return -1; }
 
   // Connects to endpoints[r] of every rank r (size: world) for `epoch`, waiting for peers until
-  // `deadline`, and installs the epoch. All ranks call it with the same arguments but `rank`. The
-  // first call makes the Exchange; later ones (same rank and world, a later epoch, also after an
-  // error) connect the same object anew, to peers that may have been replaced; what was in flight
-  // is forgotten. The Fabric owns it. Not concurrently with the engine's calls on it. Errors name
-  // peer and endpoint: Unavailable for a peer that is not there, DeadlineExceeded for one that did
-  // not connect in time, FailedPrecondition for one built or configured otherwise, Aborted for one
-  // in another epoch.
+  // `deadline`, and installs the epoch. An empty endpoint: that rank is absent in this epoch (see
+  // Exchange::Present). All present ranks call it with the same arguments but `rank`. The first
+  // call makes the Exchange; later ones (same rank and world, a later epoch, also after an error)
+  // connect the same object anew, to peers that may have been replaced, have gone or have come
+  // back; what was in flight is forgotten. The Fabric owns it. Not concurrently with the engine's
+  // calls on it. Errors name peer and endpoint: Unavailable for a peer that is not there,
+  // DeadlineExceeded for one that did not connect in time, FailedPrecondition for one built or
+  // configured otherwise, Aborted for one in another epoch, or after Abandon.
+  //
+  // A peer that is left out of an epoch, and does not know it, can do no harm to it whatever it
+  // still does and whenever it wakes up: see the README.
   virtual absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank,
                                             absl::Span<const std::string> endpoints,
                                             absl::Time deadline) = 0;
+  // Epoch `next` has been announced: a Connect of an earlier one, in progress or to come, returns
+  // Aborted at once. Any thread.
+  virtual void Abandon(Epoch next) = 0;
 };
 
 }  // namespace shoal

@@ -104,10 +104,10 @@ absl::Status JudgeHello(const Hello& mine, const Hello& theirs,
                                            mine.epoch.value(), ", rank ", theirs.rank.value(),
                                            " epoch ", theirs.epoch.value()));
   }
-  return theirs.endpoint == endpoints[theirs.rank.value()]
-             ? absl::OkStatus()
-             : Mismatch(absl::StrCat("endpoint of rank ", theirs.rank.value()),
-                        endpoints[theirs.rank.value()], theirs.endpoint);
+  const std::string& listed = endpoints[theirs.rank.value()];
+  if (!listed.empty() && theirs.endpoint == listed) return absl::OkStatus();
+  return Mismatch(absl::StrCat("endpoint of rank ", theirs.rank.value()),
+                  listed.empty() ? "none (it is absent)" : listed, theirs.endpoint);
 }
 
 absl::Status CheckRoster(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints,
@@ -122,7 +122,7 @@ absl::Status CheckRoster(Epoch epoch, RankId rank, absl::Span<const std::string>
     return absl::InvalidArgumentError(
         absl::StrCat("rank ", rank.value(), " in a world of ", endpoints.size()));
   }
-  if (endpoints[rank.value()] != own_endpoint) {
+  if (own_endpoint.empty() || endpoints[rank.value()] != own_endpoint) {
     return absl::InvalidArgumentError(absl::StrCat("endpoint of rank ", rank.value(),
                                                    ": the roster says ", endpoints[rank.value()],
                                                    ", this rank is ", own_endpoint));

@@ -16,32 +16,55 @@ Inbox::Inbox(RankId rank, int world, const PeerBoard& board, Carrier& carrier)
       spin_turns_(SpinTurns(world)),
       board_(board),
       carrier_(carrier),
-      readers_(world) {}
+      readers_(world),
+      present_(world),
+      waited_(world) {}
 
-void Inbox::InstallEpoch(Epoch epoch) {
+void Inbox::InstallEpoch(Epoch epoch, const std::vector<bool>& present) {
   epoch_ = epoch;
+  present_ = present;
   phases_ = {};
   for (LaneReader& reader : readers_) {
     if (reader) reader.InstallEpoch(epoch);
   }
 }
 
+template <typename Visit>
+void Inbox::ForEachPresent(Visit visit) const {
+  for (size_t rank = 0; rank < readers_.size(); ++rank) {
+    if (present_[rank]) visit(rank, readers_[rank]);
+  }
+}
+
 // Whether some message of this exchange will never come: its sender has left, or has gone on to a
 // later epoch.
 bool Inbox::Hopeless(const ExchangeTag& tag, uint64_t count) const {
-  return std::any_of(readers_.begin(), readers_.end(), [&](const LaneReader& reader) {
+  bool hopeless = false;
+  ForEachPresent([&](size_t, const LaneReader& reader) {
     const bool ended = reader.writer_closed() || reader.writer_epoch() > tag.epoch;
-    return ended && !reader.Has(tag.phase,
-                                count);  // in this order: what was published before the end counts
+    // In this order: what was published before the end counts.
+    hopeless = hopeless || (ended && !reader.Has(tag.phase, count));
   });
+  return hopeless;
 }
 
 absl::Status Inbox::Wait(const ExchangeTag& tag, absl::Time deadline,
                          absl::Span<absl::Span<const std::byte>> received,
                          absl::FunctionRef<size_t(RankId)> outstanding) {
   SHOAL_CHECK(received.size() == readers_.size());
+  std::fill(waited_.begin(), waited_.end(), absl::ZeroDuration());
   if (tag.epoch != epoch_) return EpochError(tag, rank_, epoch_, "it");
   if (board_.cancelled()) return InExchange(tag, rank_, board_.status());
+  const int64_t begin_ns = SteadyNanos();
+  const uint64_t count = phases_[static_cast<int>(tag.phase)].waited;
+  absl::Status status = Collect(tag, deadline, received, outstanding);
+  NoteWaits(tag.phase, count, begin_ns);
+  return status;
+}
+
+absl::Status Inbox::Collect(const ExchangeTag& tag, absl::Time deadline,
+                            absl::Span<absl::Span<const std::byte>> received,
+                            absl::FunctionRef<size_t(RankId)> outstanding) {
   Phase& phase = phases_[static_cast<int>(tag.phase)];
   const uint64_t count = phase.waited;
   SHOAL_CHECK(count - phase.released < kLaneSlots);  // the caller forgot a Release
@@ -50,6 +73,8 @@ absl::Status Inbox::Wait(const ExchangeTag& tag, absl::Time deadline,
   // most likely are, and we slept once.
   for (int i = 1; i <= world; ++i) {
     const int peer = (rank_.value() + i) % world;
+    received[peer] = {};
+    if (!present_[peer]) continue;
     const LaneReader& reader = readers_[peer];
     const WaitEnd end = WaitUntil(
         carrier_, reader.bell(), spin_turns_, deadline, board_,
@@ -69,17 +94,28 @@ absl::Status Inbox::Wait(const ExchangeTag& tag, absl::Time deadline,
   return absl::OkStatus();
 }
 
+// The writers say when they published; a wrong clock can only move a time within this wait.
+void Inbox::NoteWaits(ExchangePhase phase, uint64_t count, int64_t begin_ns) {
+  const int64_t whole_ns = SteadyNanos() - begin_ns;
+  ForEachPresent([&](size_t rank, const LaneReader& reader) {
+    const int64_t waited_ns =
+        reader.Has(phase, count)
+            ? std::clamp<int64_t>(reader.PublishedNanos(phase, count) - begin_ns, 0, whole_ns)
+            : whole_ns;
+    waited_[rank] = absl::Nanoseconds(waited_ns);
+  });
+}
+
 // Why the messages of `tag` are not all here, the most telling reason first; OK when they all came
 // just now.
 absl::Status Inbox::WhyMissing(const ExchangeTag& tag, uint64_t count,
                                absl::FunctionRef<size_t(RankId)> outstanding) const {
   MissingPeers missing;
   absl::Status ended;
-  for (size_t peer = 0; peer < readers_.size(); ++peer) {
-    const LaneReader& reader = readers_[peer];
+  ForEachPresent([&](size_t peer, const LaneReader& reader) {
     const bool closed = reader.writer_closed();
     const Epoch epoch = reader.writer_epoch();
-    if (reader.Has(tag.phase, count)) continue;
+    if (reader.Has(tag.phase, count)) return;
     const RankId id(static_cast<int32_t>(peer));
     missing.push_back({id, outstanding(id)});
     if (epoch > tag.epoch) {
@@ -88,7 +124,7 @@ absl::Status Inbox::WhyMissing(const ExchangeTag& tag, uint64_t count,
       ended.Update(
           InExchange(tag, rank_, absl::UnavailableError(absl::StrCat("rank ", peer, " has left"))));
     }
-  }
+  });
   if (missing.empty()) return absl::OkStatus();
   if (absl::Status status = board_.status(); !status.ok()) return InExchange(tag, rank_, status);
   if (!ended.ok()) return ended;
@@ -106,7 +142,9 @@ void Inbox::Release(const ExchangeTag& tag) {
   while (phase.released < phase.waited && phase.held[phase.released % kLaneSlots].released)
     ++phase.released;
   if (phase.released == before) return;
-  for (LaneReader& reader : readers_) reader.Release(tag.phase, phase.released);
+  for (size_t rank = 0; rank < readers_.size(); ++rank) {
+    if (present_[rank]) readers_[rank].Release(tag.phase, phase.released);
+  }
 }
 
 void Inbox::Wake() {

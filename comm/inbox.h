@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The receiving half of an Exchange whose messages arrive in lanes: waits for one message of every
-// rank, hands out views of them, and gives the slots back.
+// present rank, hands out views of them, and gives the slots back.
 #pragma once
 
 #include <array>
@@ -22,15 +22,19 @@ class Inbox {
   // `board` and `carrier` outlive the inbox.
   Inbox(RankId rank, int world, const PeerBoard& board, Carrier& carrier);
 
-  // Puts a lane (also one's own) in place. Not concurrently with Wait or Release.
+  // Puts a lane (also one's own) in place; none, for a rank that is absent from now on. Not
+  // concurrently with Wait or Release.
   void SetLane(RankId peer, Lane lane) { readers_[peer.value()] = LaneReader(std::move(lane)); }
 
-  void InstallEpoch(Epoch epoch);
+  // `present`, by rank: whose messages are waited for. All of them have lanes; others may.
+  void InstallEpoch(Epoch epoch, const std::vector<bool>& present);
   // As Exchange::Wait. `outstanding(p)` tells, for a timeout's message, how many of our bytes p has
   // not taken.
   absl::Status Wait(const ExchangeTag& tag, absl::Time deadline,
                     absl::Span<absl::Span<const std::byte>> received,
                     absl::FunctionRef<size_t(RankId)> outstanding);
+  // As Exchange::Waited.
+  absl::Span<const absl::Duration> waited() const { return waited_; }
   // As Exchange::Release. A tag that is not held is ignored: its wait failed, or its epoch has
   // passed.
   void Release(const ExchangeTag& tag);
@@ -38,7 +42,7 @@ class Inbox {
   void Wake();
   // Tells the writer of a lane that nobody reads it any more.
   void Close(RankId peer);
-  // Whether the writer of a lane has left in good order. Any thread.
+  // Whether the writer of a lane has left in good order. Only where there is a lane. Any thread.
   bool WriterClosed(RankId peer) const { return readers_[peer.value()].writer_closed(); }
 
  private:
@@ -54,6 +58,13 @@ class Inbox {
     std::array<Held, kLaneSlots> held;
   };
 
+  absl::Status Collect(const ExchangeTag& tag, absl::Time deadline,
+                       absl::Span<absl::Span<const std::byte>> received,
+                       absl::FunctionRef<size_t(RankId)> outstanding);
+  void NoteWaits(ExchangePhase phase, uint64_t count, int64_t begin_ns);
+  // Calls visit(rank, reader) for every present rank.
+  template <typename Visit>
+  void ForEachPresent(Visit visit) const;
   bool Hopeless(const ExchangeTag& tag, uint64_t count) const;
   absl::Status WhyMissing(const ExchangeTag& tag, uint64_t count,
                           absl::FunctionRef<size_t(RankId)> outstanding) const;
@@ -64,6 +75,8 @@ class Inbox {
   Carrier& carrier_;
   Epoch epoch_;
   std::vector<LaneReader> readers_;  // by rank
+  std::vector<bool> present_;        // by rank
+  std::vector<absl::Duration> waited_;  // by rank
   std::array<Phase, kPhases> phases_;
 };
 

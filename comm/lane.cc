@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -33,6 +34,12 @@ void Install(LaneControl::End& end, Epoch epoch) {
 }
 
 }  // namespace
+
+int64_t SteadyNanos() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
 
 Lane::Lane(std::shared_ptr<std::byte> memory, size_t max_message_bytes)
     : memory_(std::move(memory)),
@@ -100,6 +107,8 @@ void LaneWriter::Publish(const MessageHeader& header) {
   SHOAL_DCHECK(header.length <= lane_.max_message_bytes());
   WriteMessageHeader(header, lane_.Slot(phase, published));
   lengths_[Index(phase)][published % kLaneSlots] = header.length;
+  lane_.control().writer.published_ns[Index(phase)][published % kLaneSlots].store(
+      SteadyNanos(), std::memory_order_relaxed);
   ++published;
   lane_.control().writer.count[Index(phase)].store(published, std::memory_order_release);
   lane_.control().arrival.Ring();
@@ -141,6 +150,13 @@ absl::StatusOr<absl::Span<const std::byte>> LaneReader::Read(uint64_t count, Ran
                          ParseMessageHeader(slot, lane_.max_message_bytes()));
   SHOAL_RETURN_IF_ERROR(CheckMessage(header, source, want));
   return slot.subspan(kMessageHeaderBytes, header.length);
+}
+
+int64_t LaneReader::PublishedNanos(ExchangePhase phase, uint64_t count) const {
+  const LaneControl::End& writer = lane_.control().writer;
+  const uint64_t first = writer.first_slot[Index(phase)].load(std::memory_order_relaxed);
+  return writer.published_ns[Index(phase)][(first + count) % kLaneSlots].load(
+      std::memory_order_relaxed);
 }
 
 void LaneReader::Release(ExchangePhase phase, uint64_t count) {

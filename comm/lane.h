@@ -30,6 +30,9 @@ namespace shoal {
 inline constexpr int kPhases = 2;
 inline constexpr int kLaneSlots = 2;  // per phase: one being read, one being filled
 
+// CLOCK_MONOTONIC: one clock for all processes of a host.
+int64_t SteadyNanos();
+
 // The control block at the start of a lane. Each end writes its own cache lines only.
 struct LaneControl {
   struct alignas(64) End {
@@ -38,6 +41,9 @@ struct LaneControl {
     std::array<std::atomic<uint64_t>, kPhases> count{};
     // Writer: which slot message 0 of this epoch lies in. 0 but where receives were posted ahead.
     std::array<std::atomic<uint64_t>, kPhases> first_slot{};
+    // Writer: SteadyNanos() when the message in each slot was published. Comparable with the
+    // reader's clock: whatever the transport, the writing end of a lane lives on the reader's host.
+    std::array<std::array<std::atomic<int64_t>, kLaneSlots>, kPhases> published_ns{};
     std::atomic<uint32_t> closed{0};  // 1: has left in good order
   };
   End writer;
@@ -122,6 +128,9 @@ class LaneReader {
   // shared memory.
   absl::StatusOr<absl::Span<const std::byte>> Read(uint64_t count, RankId source,
                                                    const ExchangeTag& want) const;
+  // SteadyNanos() when message number `count` was published, as its writer says: not to be trusted.
+  // Only when Has.
+  int64_t PublishedNanos(ExchangePhase phase, uint64_t count) const;
   // Gives back every slot of `phase` below message number `count`.
   void Release(ExchangePhase phase, uint64_t count);
 

@@ -19,7 +19,8 @@ LaneExchange::LaneExchange(RankId rank, int world, size_t max_message_bytes, Car
       carrier_(carrier),
       board_(world),
       inbox_(rank, world, board_, carrier),
-      outlets_(world) {
+      outlets_(world),
+      present_(world, true) {
   for (Sending& sending : sending_) sending.reserved.resize(world);
 }
 
@@ -51,6 +52,7 @@ absl::Status LaneExchange::Relink(Epoch epoch, std::vector<Lane> in,
     absl::MutexLock lock(&wake_mutex_);
     for (int peer = 0; peer < world_size(); ++peer) {
       if (peer == rank_.value()) continue;
+      present_[peer] = out[peer] != nullptr;
       inbox_.SetLane(RankId(peer), std::move(in[peer]));
       outlets_[peer].swap(out[peer]);  // the old ones end with `out`, outside the lock
       board_.Revive(RankId(peer));
@@ -59,8 +61,21 @@ absl::Status LaneExchange::Relink(Epoch epoch, std::vector<Lane> in,
   return InstallEpoch(epoch);
 }
 
+absl::Status LaneExchange::Enter(Epoch epoch, const std::vector<bool>& present) {
+  SHOAL_RETURN_IF_ERROR(CheckEpoch(epoch));
+  {
+    absl::MutexLock lock(&wake_mutex_);
+    present_ = present;
+    for (int peer = 0; peer < world_size(); ++peer) {
+      if (!present_[peer]) board_.Revive(RankId(peer));
+    }
+  }
+  return InstallEpoch(epoch);
+}
+
 void LaneExchange::LinkLost(RankId peer, const absl::Status& why) {
   absl::MutexLock lock(&wake_mutex_);
+  if (!present_[peer.value()]) return;
   if (!inbox_.WriterClosed(peer)) board_.Fail(peer, why);
   WakeAll();
 }
@@ -89,7 +104,7 @@ absl::Status LaneExchange::InstallEpoch(Epoch epoch) {
   for (const std::unique_ptr<Outlet>& outlet : outlets_) {
     if (outlet != nullptr) outlet->InstallEpoch(epoch);
   }
-  inbox_.InstallEpoch(epoch);
+  inbox_.InstallEpoch(epoch, present_);
   carrier_.RoomMade();
   board_.ClearCancel();
   return absl::OkStatus();
@@ -122,6 +137,7 @@ absl::Status LaneExchange::Reserve(const ExchangeTag& tag, RankId peer, absl::Ti
 
 absl::Span<std::byte> LaneExchange::SendBuffer(const ExchangeTag& tag, RankId peer,
                                                absl::Time deadline) {
+  if (!present_[peer.value()]) return {};
   Sending& sending = sending_[static_cast<int>(tag.phase)];
   if (!sending.reserved[peer.value()] || tag.epoch != epoch_) {
     if (absl::Status status = Reserve(tag, peer, deadline); !status.ok()) {
@@ -139,6 +155,7 @@ absl::Status LaneExchange::Post(const ExchangeTag& tag, absl::Span<const size_t>
   const int world = world_size();
   Sending& sending = sending_[static_cast<int>(tag.phase)];
   for (int peer = 0; peer < world; ++peer) {
+    if (!present_[peer]) continue;
     SHOAL_CHECK(bytes[peer] <= max_message_bytes_);
     if (sending.reserved[peer]) continue;
     if (!sending.error.ok()) return std::exchange(sending.error, absl::OkStatus());
@@ -146,6 +163,7 @@ absl::Status LaneExchange::Post(const ExchangeTag& tag, absl::Span<const size_t>
   }
   for (int i = 1; i <= world; ++i) {
     const int peer = (rank_.value() + i) % world;
+    if (!present_[peer]) continue;
     outlets_[peer]->Publish({.tag = tag, .source = rank_, .length = bytes[peer]});
     sending.reserved[peer] = false;
   }
@@ -156,15 +174,17 @@ absl::Status LaneExchange::Post(const ExchangeTag& tag, absl::Span<const size_t>
 // Once Wait has returned nobody may call us for long, so nothing may be left that only our calls
 // move on.
 absl::Status LaneExchange::AwaitSent(const ExchangeTag& tag, absl::Time deadline) {
-  for (const std::unique_ptr<Outlet>& outlet : outlets_) {
+  for (int to = 0; to < world_size(); ++to) {
+    if (!present_[to]) continue;
+    const Outlet& outlet = *outlets_[to];
     const WaitEnd end = WaitUntil(
-        carrier_, outlet->bell(), 0, deadline, board_, [&] { return outlet->Sent(tag.phase); },
+        carrier_, outlet.bell(), 0, deadline, board_, [&] { return outlet.Sent(tag.phase); },
         [] { return false; });
     if (end == WaitEnd::kReady) continue;
     if (absl::Status status = board_.status(); !status.ok()) return InExchange(tag, rank_, status);
     MissingPeers missing;
     for (int peer = 0; peer < world_size(); ++peer) {
-      if (outlets_[peer]->Sent(tag.phase)) continue;
+      if (!present_[peer] || outlets_[peer]->Sent(tag.phase)) continue;
       missing.push_back({RankId(peer), outlets_[peer]->outstanding_bytes(tag.phase)});
     }
     if (!missing.empty()) return TimeoutError(tag, rank_, missing);

@@ -31,12 +31,14 @@ class LaneExchange final : public Exchange {
 
   RankId rank() const override { return rank_; }
   int world_size() const override { return static_cast<int>(outlets_.size()); }
+  bool Present(RankId peer) const override { return present_[peer.value()]; }
   size_t max_message_bytes() const override { return max_message_bytes_; }
   absl::Span<std::byte> SendBuffer(const ExchangeTag& tag, RankId peer,
                                    absl::Time deadline) override;
   absl::Status Post(const ExchangeTag& tag, absl::Span<const size_t> bytes) override;
   absl::Status Wait(const ExchangeTag& tag, absl::Time deadline,
                     absl::Span<absl::Span<const std::byte>> received) override;
+  absl::Span<const absl::Duration> Waited() const override { return inbox_.waited(); }
   void Release(const ExchangeTag& tag) override;
   absl::Status InstallEpoch(Epoch epoch) override;
   void Cancel() override;
@@ -44,9 +46,13 @@ class LaneExchange final : public Exchange {
   // Whether Relink or InstallEpoch would accept `epoch`. Errors: FailedPrecondition.
   absl::Status CheckEpoch(Epoch epoch) const { return CheckEpochFollows(epoch, epoch_, used_); }
   // For the fabric: new ways to every peer (in[p] carries messages from p to us, out[p] ours to p;
-  // our own are kept), the old ones closed, nobody failed, and `epoch` installed. Not concurrently
-  // with the engine's calls. Errors: those of InstallEpoch; then nothing was changed.
+  // our own are kept), the old ones closed, nobody failed, and `epoch` installed. Peers without an
+  // outlet are absent in it. Not concurrently with the engine's calls. Errors: those of
+  // InstallEpoch; then nothing was changed.
   absl::Status Relink(Epoch epoch, std::vector<Lane> in, std::vector<std::unique_ptr<Outlet>> out);
+  // For a fabric whose ways last: installs `epoch` with these ranks present, by rank; absent ones
+  // are not held against anybody.
+  absl::Status Enter(Epoch epoch, const std::vector<bool>& present);
   // Tells every peer that this rank leaves in good order.
   void Close();
   // Any thread: what told us that `peer` lives has ended. A peer that left in good order has closed
@@ -72,7 +78,8 @@ class LaneExchange final : public Exchange {
   Carrier& carrier_;
   PeerBoard board_;
   Inbox inbox_;
-  std::vector<std::unique_ptr<Outlet>> outlets_;  // by rank
+  std::vector<std::unique_ptr<Outlet>> outlets_;  // by rank; null: absent
+  std::vector<bool> present_;                     // by rank; written under wake_mutex_
   std::array<Sending, kPhases> sending_;
   Epoch epoch_;
   bool used_ = false;  // something was sent or awaited in this epoch

@@ -147,9 +147,12 @@ absl::Status GrpcFabric::Advance(const Hello& mine, absl::Span<const std::string
 absl::Status GrpcFabric::Introduce(const Hello& mine, absl::Span<const std::string> endpoints,
                                    absl::Time deadline, std::vector<Peer>& peers) {
   service_.StartEpoch(mine.epoch);
-  peers[mine.rank.value()].done = true;
+  for (int rank = 0; rank < mine.world; ++rank) {
+    peers[rank].done = rank == mine.rank.value() || endpoints[rank].empty();
+  }
   while (true) {
     const uint32_t heard = changed_.Listen();
+    SHOAL_RETURN_IF_ERROR(gate_.Check(mine.epoch));
     int missing = -1;
     for (int rank = 0; rank < mine.world; ++rank) {
       Peer& peer = peers[rank];
@@ -203,7 +206,7 @@ absl::StatusOr<Exchange*> GrpcFabric::Connect(Epoch epoch, RankId rank,
   std::vector<Lane> in(world);
   std::vector<std::unique_ptr<Outlet>> out(world);
   for (int peer = 0; peer < world; ++peer) {
-    if (peer == rank.value()) continue;
+    if (peers[peer].link == nullptr) continue;  // ourselves, or absent
     links_[peer] = std::move(peers[peer].link);
     in[peer] = links_[peer]->lane();
     senders_[peer] = peers[peer].sender.get();
@@ -211,11 +214,16 @@ absl::StatusOr<Exchange*> GrpcFabric::Connect(Epoch epoch, RankId rank,
   }
   SHOAL_RETURN_IF_ERROR(exchange_->Relink(epoch, std::move(in), std::move(out)));
   for (int peer = 0; peer < world; ++peer) {
-    if (peer == rank.value()) continue;
+    if (links_[peer] == nullptr) continue;
     links_[peer]->Attach(*this);
     senders_[peer]->Attach(*this);
   }
   return exchange_.get();
+}
+
+void GrpcFabric::Abandon(Epoch next) {
+  gate_.Close(next);
+  changed_.Ring();
 }
 
 void GrpcFabric::RoomMade() {

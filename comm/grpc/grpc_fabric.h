@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "comm/carrier.h"
+#include "comm/connect_gate.h"
 #include "comm/fabric.h"
 #include "comm/grpc/channel_settings.h"
 #include "comm/grpc/incoming_link.h"
@@ -29,6 +30,7 @@ class GrpcFabric final : public Fabric, private LinkEvents, private Carrier {
   absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank,
                                     absl::Span<const std::string> endpoints,
                                     absl::Time deadline) override;
+  void Abandon(Epoch next) override;
 
  private:
   // Both directions to one peer while they are being made.
@@ -61,11 +63,12 @@ class GrpcFabric final : public Fabric, private LinkEvents, private Carrier {
   TlsTexts tls_;
   std::string endpoint_;
   Doorbell changed_;  // something happened that Connect waits for
+  ConnectGate gate_;
   RowService service_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<LaneExchange> exchange_;            // owns the senders
-  std::vector<RowSender*> senders_;                   // by rank; null for ourselves
-  std::vector<std::shared_ptr<IncomingLink>> links_;  // by rank; null for ourselves
+  std::vector<RowSender*> senders_;  // by rank; null for ourselves and absent ones
+  std::vector<std::shared_ptr<IncomingLink>> links_;  // likewise
 };
 
 }  // namespace shoal

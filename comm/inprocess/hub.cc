@@ -38,18 +38,22 @@ void Hub::Put(const std::string& from, const std::string& to, Offer offer) {
   offers_.insert_or_assign({from, to}, std::move(offer));
 }
 
+void Hub::Wake() { absl::MutexLock lock(&mutex_); }  // conditions are looked at again after it
+
 absl::StatusOr<Hub::Offer> Hub::Take(const std::string& from, const std::string& to, Epoch epoch,
-                                     absl::Time deadline) {
+                                     absl::Time deadline, const ConnectGate& gate) {
   absl::MutexLock lock(&mutex_);
   const std::pair<std::string, std::string> key(from, to);
   const auto decided = [&] {
     mutex_.AssertReaderHeld();
+    if (!gate.Check(epoch).ok()) return true;
     const auto offer = offers_.find(key);
     return offer != offers_.end() ? offer->second.hello.epoch >= epoch : present_.count(from) == 0;
   };
   if (!mutex_.AwaitWithDeadline(absl::Condition(&decided), deadline)) {
     return absl::DeadlineExceededError("it has not connected");
   }
+  if (absl::Status status = gate.Check(epoch); !status.ok()) return status;
   const auto offer = offers_.find(key);
   if (offer == offers_.end()) return absl::UnavailableError("it is not there");
   if (offer->second.hello.epoch != epoch) {

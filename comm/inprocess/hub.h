@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "comm/connect_gate.h"
 #include "comm/hello.h"
 #include "comm/lane.h"
 
@@ -37,9 +38,11 @@ class Hub {
   void Put(const std::string& from, const std::string& to, Offer offer);
   // Waits for an offer of `from` to `to` with an epoch of at least `epoch`; takes it when it is of
   // `epoch`, else leaves it there and returns Aborted. Errors: Unavailable when `from` has left or
-  // never was; DeadlineExceeded.
+  // never was; DeadlineExceeded; Aborted when `gate` is closed to the epoch.
   absl::StatusOr<Offer> Take(const std::string& from, const std::string& to, Epoch epoch,
-                             absl::Time deadline);
+                             absl::Time deadline, const ConnectGate& gate);
+  // Makes every Take look at its gate.
+  void Wake();
 
  private:
   absl::Mutex mutex_;

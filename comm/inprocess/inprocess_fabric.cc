@@ -39,13 +39,14 @@ absl::StatusOr<Exchange*> InprocessFabric::Connect(Epoch epoch, RankId rank,
   std::vector<Lane> in(world);
   std::vector<std::unique_ptr<Outlet>> out(world);
   for (int peer = 0; peer < world; ++peer) {
-    if (peer == rank.value()) continue;
+    if (peer == rank.value() || endpoints[peer].empty()) continue;
     SHOAL_ASSIGN_OR_RETURN(in[peer], Lane::Allocate(options_.max_message_bytes));
     hub_->Put(endpoint_, endpoints[peer], {mine, in[peer]});
   }
   for (int peer = 0; peer < world; ++peer) {
-    if (peer == rank.value()) continue;
-    absl::StatusOr<Hub::Offer> offer = hub_->Take(endpoints[peer], endpoint_, epoch, deadline);
+    if (peer == rank.value() || endpoints[peer].empty()) continue;
+    absl::StatusOr<Hub::Offer> offer =
+        hub_->Take(endpoints[peer], endpoint_, epoch, deadline, gate_);
     absl::Status status = offer.ok() ? JudgeHello(mine, offer->hello, endpoints) : offer.status();
     if (!status.ok()) return ConnectError(epoch, rank, RankId(peer), endpoints[peer], status);
     out[peer] = std::make_unique<LaneWriter>(std::move(offer->lane));
@@ -56,6 +57,11 @@ absl::StatusOr<Exchange*> InprocessFabric::Connect(Epoch epoch, RankId rank,
   }
   SHOAL_RETURN_IF_ERROR(exchange_->Relink(epoch, std::move(in), std::move(out)));
   return exchange_.get();
+}
+
+void InprocessFabric::Abandon(Epoch next) {
+  gate_.Close(next);
+  hub_->Wake();
 }
 
 }  // namespace shoal

@@ -22,6 +22,7 @@ class InprocessFabric final : public Fabric {
   absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank,
                                     absl::Span<const std::string> endpoints,
                                     absl::Time deadline) override;
+  void Abandon(Epoch next) override;
 
  private:
   InprocessFabric(const FabricOptions& options, std::shared_ptr<Hub> hub);
@@ -29,6 +30,7 @@ class InprocessFabric final : public Fabric {
   FabricOptions options_;
   std::shared_ptr<Hub> hub_;  // shared by the fabrics of one cluster; the last one takes it away
   std::string endpoint_;
+  ConnectGate gate_;
   Carrier carrier_;
   std::unique_ptr<LaneExchange> exchange_;
 };

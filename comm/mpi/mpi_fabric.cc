@@ -71,6 +71,7 @@ absl::Status MpiFabric::CheckRanks(RankId rank, absl::Span<const std::string> en
                      "; start the workers together with mpirun -n ", endpoints.size()));
   }
   for (size_t peer = 0; peer < endpoints.size(); ++peer) {
+    if (endpoints[peer].empty()) continue;
     if (!absl::StartsWith(endpoints[peer], EndpointPrefix(static_cast<int>(peer)))) {
       return absl::InvalidArgumentError(absl::StrCat(
           "endpoint of rank ", peer, ": ", endpoints[peer], " is not that of MPI rank ", peer));
@@ -93,11 +94,13 @@ absl::StatusOr<Exchange*> MpiFabric::Connect(Epoch epoch, RankId rank,
                       .world = world,
                       .max_message_bytes = options_.max_message_bytes,
                       .endpoint = endpoint_};
-  SHOAL_RETURN_IF_ERROR(greeting_.Greet(mine, endpoints, deadline));
-  // An MPI rank is never replaced, so what was made the first time serves for ever: epochs keep the
-  // rest apart.
+  SHOAL_RETURN_IF_ERROR(greeting_.Greet(mine, endpoints, deadline, gate_));
+  std::vector<bool> present(world);
+  for (int peer = 0; peer < world; ++peer) present[peer] = !endpoints[peer].empty();
+  // An MPI rank is never replaced, so what was made the first time serves for ever, also to ranks
+  // that are absent for a while: epochs keep the rest apart.
   if (exchange_ != nullptr) {
-    SHOAL_RETURN_IF_ERROR(exchange_->InstallEpoch(epoch));
+    SHOAL_RETURN_IF_ERROR(exchange_->Enter(epoch, present));
     return exchange_.get();
   }
   std::vector<std::unique_ptr<MpiInlet>> inlets(world);
@@ -117,6 +120,7 @@ absl::StatusOr<Exchange*> MpiFabric::Connect(Epoch epoch, RankId rank,
   inlets_ = std::move(inlets);
   spin_turns_ = SpinTurns(world);
   SHOAL_RETURN_IF_ERROR(exchange_->Relink(epoch, std::move(in), std::move(out)));
+  SHOAL_RETURN_IF_ERROR(exchange_->Enter(epoch, present));
   return exchange_.get();
 }
 

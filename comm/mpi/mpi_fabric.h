@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/carrier.h"
+#include "comm/connect_gate.h"
 #include "comm/fabric.h"
 #include "comm/lane_exchange.h"
 #include "comm/mpi/mpi_greeting.h"
@@ -28,6 +29,7 @@ class MpiFabric final : public Fabric, private Carrier {
   absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank,
                                     absl::Span<const std::string> endpoints,
                                     absl::Time deadline) override;
+  void Abandon(Epoch next) override { gate_.Close(next); }
 
  private:
   MpiFabric(const FabricOptions& options, MpiRuntime& runtime);
@@ -41,6 +43,7 @@ class MpiFabric final : public Fabric, private Carrier {
   MpiRuntime& runtime_;
   const int first_tag_;
   std::string endpoint_;
+  ConnectGate gate_;
   MpiGreeting greeting_;
   std::unique_ptr<LaneExchange> exchange_;
   std::vector<std::unique_ptr<MpiInlet>>

@@ -19,11 +19,14 @@ constexpr absl::Duration kNap = absl::Microseconds(200);
 }  // namespace
 
 absl::Status MpiGreeting::Greet(const Hello& mine, absl::Span<const std::string> endpoints,
-                                absl::Time deadline) {
-  Send(mine);
+                                absl::Time deadline, const ConnectGate& gate) {
+  Send(mine, endpoints);
   std::vector<bool> greeted(mine.world);
-  greeted[mine.rank.value()] = true;
+  for (int peer = 0; peer < mine.world; ++peer) {
+    greeted[peer] = peer == mine.rank.value() || endpoints[peer].empty();
+  }
   while (true) {
+    SHOAL_RETURN_IF_ERROR(gate.Check(mine.epoch));
     int missing = -1;
     for (int peer = 0; peer < mine.world; ++peer) {
       if (greeted[peer]) continue;
@@ -45,10 +48,10 @@ absl::Status MpiGreeting::Greet(const Hello& mine, absl::Span<const std::string>
   return absl::OkStatus();
 }
 
-void MpiGreeting::Send(const Hello& mine) {
+void MpiGreeting::Send(const Hello& mine, absl::Span<const std::string> endpoints) {
   const auto text = std::make_shared<const std::string>(EncodeHello(mine));  // shared by the sends
   for (int peer = 0; peer < mine.world; ++peer) {
-    if (peer == mine.rank.value()) continue;
+    if (peer == mine.rank.value() || endpoints[peer].empty()) continue;
     MPI_Request request = MPI_REQUEST_NULL;
     MPI_Isend(text->data(), static_cast<int>(text->size()), MPI_BYTE, peer, tag_, MPI_COMM_WORLD,
               &request);

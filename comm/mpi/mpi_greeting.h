@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every rank tells every other its hello and waits for theirs, over MPI and with a deadline.
+// Every present rank tells every other its hello and waits for theirs, over MPI and with a deadline.
 #pragma once
 
 #include <map>
@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "comm/connect_gate.h"
 #include "comm/hello.h"
 #include "comm/mpi/mpi_runtime.h"
 
@@ -23,10 +24,10 @@ class MpiGreeting {
 
   // Rank r of the unit is MPI rank r. Errors as Fabric::Connect.
   absl::Status Greet(const Hello& mine, absl::Span<const std::string> endpoints,
-                     absl::Time deadline);
+                     absl::Time deadline, const ConnectGate& gate);
 
  private:
-  void Send(const Hello& mine);
+  void Send(const Hello& mine, absl::Span<const std::string> endpoints);
   // A hello of `peer` that has come; nullopt when there is none yet.
   absl::StatusOr<std::optional<Hello>> Receive(int peer, absl::Time deadline);
   absl::StatusOr<bool> HasGreeted(const Hello& mine, absl::Span<const std::string> endpoints,

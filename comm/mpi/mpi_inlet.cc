@@ -102,6 +102,8 @@ absl::StatusOr<bool> MpiInlet::Take(int phase) {
     return true;
   }
   if (header.tag.epoch > reader_epoch) return false;  // until we follow
+  writer().published_ns[phase][state.arrived % kLaneSlots].store(SteadyNanos(),
+                                                                 std::memory_order_relaxed);
   ++state.arrived;
   published.store(state.arrived - state.first, std::memory_order_release);
   lane_.control().arrival.Ring();

@@ -2,6 +2,7 @@
 #include "comm/shm/handshake.h"
 
 #include <poll.h>
+#include <sys/eventfd.h>
 
 #include <algorithm>
 #include <utility>
@@ -37,16 +38,20 @@ absl::Status Handshake::Error(int peer, const absl::Status& why) const {
 
 int Handshake::FirstMissing() const {
   for (int peer = 0; peer < mine_.world; ++peer) {
-    if (peer != mine_.rank.value() && !sockets_[peer]) return peer;
+    if (IsPeer(peer) && !sockets_[peer]) return peer;
   }
   return -1;
 }
 
-absl::Status Handshake::Run(absl::Time deadline) {
+absl::Status Handshake::Run(absl::Time deadline, const ConnectGate& gate,
+                            const UniqueFd& abandoned) {
+  constexpr size_t kFixed = 2;  // descriptors polled before those of `pending_`
   std::vector<pollfd> polled;
   for (int missing = FirstMissing(); missing >= 0; missing = FirstMissing()) {
+    SHOAL_RETURN_IF_ERROR(gate.Check(mine_.epoch));
     SHOAL_RETURN_IF_ERROR(Dial());
     polled.assign(1, {.fd = listener_.get(), .events = POLLIN, .revents = 0});
+    polled.push_back({.fd = abandoned.get(), .events = POLLIN, .revents = 0});
     for (const Pending& pending : pending_) {
       polled.push_back({.fd = pending.socket.get(), .events = POLLIN, .revents = 0});
     }
@@ -57,17 +62,19 @@ absl::Status Handshake::Run(absl::Time deadline) {
     const auto left_ms = absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1)));
     poll(polled.data(), polled.size(), static_cast<int>(std::min<int64_t>(left_ms, kRedialMs)));
     for (size_t i = 0; i < pending_.size(); ++i) {
-      if (polled[i + 1].revents != 0) SHOAL_RETURN_IF_ERROR(Hear(pending_[i]));
+      if (polled[kFixed + i].revents != 0) SHOAL_RETURN_IF_ERROR(Hear(pending_[i]));
     }
     std::erase_if(pending_, [](const Pending& pending) { return !pending.socket; });
     if (polled[0].revents != 0) Accept();
+    eventfd_t rung = 0;
+    if (polled[1].revents != 0) eventfd_read(abandoned.get(), &rung);  // now ask the gate
   }
   return absl::OkStatus();
 }
 
 absl::Status Handshake::Dial() {
   for (int peer = mine_.rank.value() + 1; peer < mine_.world; ++peer) {
-    if (sockets_[peer] || dialling_[peer]) continue;
+    if (!IsPeer(peer) || sockets_[peer] || dialling_[peer]) continue;
     absl::StatusOr<UniqueFd> socket = DialLocal(parsed_[peer].socket);
     if (absl::IsResourceExhausted(socket.status())) continue;  // later
     if (!socket.ok()) return Error(peer, socket.status());

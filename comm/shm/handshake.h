@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One round of introductions among the ranks of a host: every pair ends up with a socket and with a
-// lane each way. The lower rank dials; both sides send their hello with the descriptor of the lane
+// One round of introductions among the ranks of a host: every present pair ends up with a socket
+// and with a lane each way. The lower rank dials; both sides send their hello with the descriptor of the lane
 // they will read.
 #pragma once
 
@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "comm/connect_gate.h"
 #include "comm/hello.h"
 #include "comm/lane.h"
 #include "comm/shm/local_socket.h"
@@ -26,10 +27,10 @@ class Handshake {
             absl::Span<const ShmEndpoint> parsed, const UniqueFd& listener,
             absl::Span<const Segment> inbound);
 
-  // Errors as Fabric::Connect.
-  absl::Status Run(absl::Time deadline);
+  // Errors as Fabric::Connect. `abandoned` is readable once `gate` may have been closed.
+  absl::Status Run(absl::Time deadline, const ConnectGate& gate, const UniqueFd& abandoned);
 
-  // After Run: by rank; nothing for ourselves.
+  // After Run: by rank; nothing for ourselves and for absent ranks.
   std::vector<UniqueFd> TakeSockets() { return std::move(sockets_); }
   std::vector<std::unique_ptr<Outlet>> TakeOutbound() { return std::move(outbound_); }
 
@@ -46,6 +47,7 @@ class Handshake {
   absl::Status HearDialled(Pending& pending, const Packet& packet);
   absl::Status Finish(int peer, UniqueFd socket, const UniqueFd& lane);
   absl::Status Error(int peer, const absl::Status& why) const;
+  bool IsPeer(int rank) const { return rank != mine_.rank.value() && !endpoints_[rank].empty(); }
   int FirstMissing() const;
 
   const Hello& mine_;

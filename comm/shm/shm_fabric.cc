@@ -23,16 +23,20 @@ absl::StatusOr<std::unique_ptr<Fabric>> ShmFabric::Make(const FabricOptions& opt
   SHOAL_ASSIGN_OR_RETURN(ShmEndpoint here, ShmEndpoint::MakeHere(options.cluster));
   SHOAL_ASSIGN_OR_RETURN(UniqueFd listener, ListenLocal(here.socket));
   UniqueFd wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!wake) return absl::UnavailableError(absl::StrCat("eventfd: ", std::strerror(errno)));
-  return absl::WrapUnique<Fabric>(
-      new ShmFabric(options, std::move(here), std::move(listener), std::move(wake)));
+  UniqueFd abandoned(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake || !abandoned) {
+    return absl::UnavailableError(absl::StrCat("eventfd: ", std::strerror(errno)));
+  }
+  return absl::WrapUnique<Fabric>(new ShmFabric(options, std::move(here), std::move(listener),
+                                                std::move(wake), std::move(abandoned)));
 }
 
 ShmFabric::ShmFabric(const FabricOptions& options, ShmEndpoint here, UniqueFd listener,
-                     UniqueFd wake)
+                     UniqueFd wake, UniqueFd abandoned)
     : options_(options),
       here_(std::move(here)),
       listener_(std::move(listener)),
+      abandoned_(std::move(abandoned)),
       watcher_(std::move(wake), [this](RankId peer) {
         exchange_->LinkLost(peer,
                             absl::UnavailableError("is gone: its end of the link was closed"));
@@ -46,13 +50,14 @@ ShmFabric::~ShmFabric() {
 
 absl::StatusOr<std::vector<ShmEndpoint>> ShmFabric::ParsePeers(
     absl::Span<const std::string> endpoints) const {
-  std::vector<ShmEndpoint> parsed;
+  std::vector<ShmEndpoint> parsed(endpoints.size());
   for (size_t peer = 0; peer < endpoints.size(); ++peer) {
-    SHOAL_ASSIGN_OR_RETURN(parsed.emplace_back(), ShmEndpoint::Parse(endpoints[peer]));
-    if (parsed.back().host != here_.host) {
+    if (endpoints[peer].empty()) continue;
+    SHOAL_ASSIGN_OR_RETURN(parsed[peer], ShmEndpoint::Parse(endpoints[peer]));
+    if (parsed[peer].host != here_.host) {
       return absl::FailedPreconditionError(
           absl::StrCat("transport shm joins ranks of one host: this is ", here_.host, ", rank ",
-                       peer, " is on ", parsed.back().host, "; use transport grpc or mpi"));
+                       peer, " is on ", parsed[peer].host, "; use transport grpc or mpi"));
     }
   }
   return parsed;
@@ -74,11 +79,11 @@ absl::StatusOr<Exchange*> ShmFabric::Connect(Epoch epoch, RankId rank,
                       .endpoint = endpoint()};
   std::vector<Segment> inbound(world);
   for (int peer = 0; peer < world; ++peer) {
-    if (peer == rank.value()) continue;
+    if (peer == rank.value() || endpoints[peer].empty()) continue;
     SHOAL_ASSIGN_OR_RETURN(inbound[peer], CreateSegment(options_.max_message_bytes));
   }
   Handshake handshake(mine, endpoints, parsed, listener_, inbound);
-  SHOAL_RETURN_IF_ERROR(handshake.Run(deadline));
+  SHOAL_RETURN_IF_ERROR(handshake.Run(deadline, gate_, abandoned_));
 
   const std::vector<Link> old = watcher_.Take();
   if (exchange_ == nullptr) {
@@ -91,10 +96,15 @@ absl::StatusOr<Exchange*> ShmFabric::Connect(Epoch epoch, RankId rank,
   std::vector<UniqueFd> sockets = handshake.TakeSockets();
   std::vector<Link> links;
   for (int peer = 0; peer < world; ++peer) {
-    if (peer != rank.value()) links.push_back({RankId(peer), std::move(sockets[peer])});
+    if (sockets[peer]) links.push_back({RankId(peer), std::move(sockets[peer])});
   }
   watcher_.Watch(std::move(links));
   return exchange_.get();
+}
+
+void ShmFabric::Abandon(Epoch next) {
+  gate_.Close(next);
+  eventfd_write(abandoned_.get(), 1);
 }
 
 }  // namespace shoal

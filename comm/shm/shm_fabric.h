@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/connect_gate.h"
 #include "comm/fabric.h"
 #include "comm/lane_exchange.h"
 #include "comm/shm/link_watcher.h"
@@ -25,16 +26,21 @@ class ShmFabric final : public Fabric {
   absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank,
                                     absl::Span<const std::string> endpoints,
                                     absl::Time deadline) override;
+  void Abandon(Epoch next) override;
 
  private:
-  ShmFabric(const FabricOptions& options, ShmEndpoint here, UniqueFd listener, UniqueFd wake);
-  // Every peer's endpoint. Errors: InvalidArgument; FailedPrecondition for one on another host.
+  ShmFabric(const FabricOptions& options, ShmEndpoint here, UniqueFd listener, UniqueFd wake,
+            UniqueFd abandoned);
+  // Every present rank's endpoint, by rank. Errors: InvalidArgument; FailedPrecondition for one on
+  // another host.
   absl::StatusOr<std::vector<ShmEndpoint>> ParsePeers(
       absl::Span<const std::string> endpoints) const;
 
   FabricOptions options_;
   ShmEndpoint here_;
   UniqueFd listener_;
+  ConnectGate gate_;
+  UniqueFd abandoned_;  // eventfd: the gate was closed
   Carrier carrier_;
   std::unique_ptr<LaneExchange> exchange_;
   LinkWatcher watcher_;  // calls exchange_

@@ -110,7 +110,8 @@ absl::Status Moe::Dispatch(StepContext& step, const Scratch& scratch,
     const absl::Span<const ExpertPair> pairs = experts.rows.PairsTo(peer);
     experts.message_bytes[r] = DispatchBytes(shape_, rows.size(), pairs.size());
     const absl::Span<std::byte> message = step.exchange.SendBuffer(tag, peer, step.tag.deadline);
-    // An empty buffer is a wait that failed; Post says how.
+    // An empty buffer is a wait that failed, and Post says how; or an absent peer, to whom no rows
+    // go under a placement of this epoch. If some did, they would be missed in the combine.
     if (rows.empty() || message.empty()) continue;
     step.kernels.GatherRows(step.stream, scratch.rows, rows,
                             WriteDispatch(shape_, rows.size(), pairs, message));
@@ -143,6 +144,7 @@ absl::Status Moe::ComputeExperts(StepContext& step, const Scratch& scratch,
   for (int r = 0; r < step.exchange.world_size(); ++r) {
     const int64_t pairs = experts.messages[r].pairs.size();
     experts.message_bytes[r] = CombineBytes(shape_, pairs);
+    if (!step.exchange.Present(RankId(r))) continue;
     const absl::Span<std::byte> message =
         step.exchange.SendBuffer(tag, RankId(r), step.tag.deadline);
     if (message.empty()) return step.exchange.Post(tag, experts.message_bytes);

@@ -2,12 +2,15 @@
 // Shows that every transport keeps the contract of engine/parallel/exchange.h and comm/fabric.h:
 // whatever the world, the sizes and the timing, each rank receives exactly what was sent to it in
 // this exchange; every wait ends, at the latest at its deadline, with a message that names the
-// exchange and the peers; epochs fence. The same tests run over each transport, with real ranks
+// exchange and the peers; epochs fence; ranks may be absent and come back, and one that does not
+// know that it was left out does no harm. The same tests run over each transport, with real ranks
 // (threads, or processes under mpirun).
+#include <algorithm>
 #include <random>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -405,6 +408,194 @@ TEST_P(CommContract, APeerThatDoesNotConnectIsNamed) {
         EXPECT_NE(me.Connect(2), nullptr);
         me.meet();
       });
+}
+
+// --- Absent ranks ---------------------------------------------------------------------------------
+
+// The roster with these ranks left out.
+std::vector<std::string> Without(const Rank& me, std::vector<int> absent) {
+  std::vector<std::string> endpoints = me.endpoints;
+  for (int rank : absent) endpoints[rank].clear();
+  return endpoints;
+}
+
+// `rounds` exchanges of an epoch among those who are present in it.
+void Exchanges(Exchange& exchange, int64_t epoch, int rounds, uint64_t seed) {
+  for (int round = 0; round < rounds; ++round) {
+    const ExchangeTag dispatch = Tag(epoch, round, 0, ExchangePhase::kDispatch);
+    const ExchangeTag combine = Tag(epoch, round, 0, ExchangePhase::kCombine);
+    ASSERT_EQ(SendAll(exchange, dispatch, seed, Soon()), absl::OkStatus());
+    ASSERT_EQ(ReceiveAll(exchange, dispatch, seed, Soon()), absl::OkStatus());
+    ASSERT_EQ(SendAll(exchange, combine, seed, Soon()), absl::OkStatus());
+    exchange.Release(dispatch);
+    ASSERT_EQ(ReceiveAll(exchange, combine, seed, Soon()), absl::OkStatus());
+    exchange.Release(combine);
+  }
+}
+
+// Every epoch has other members; the exchange is the same object throughout, and nobody waits for
+// those who are not there.
+TEST_P(CommContract, RanksMayBeAbsentAndComeBack) {
+  constexpr uint64_t kSeed = 23;
+  const int world = std::min(4, LargestWorld());
+  RunRanks(
+      world, [&](int) { return Options(transport(), 3000); },
+      [&](Rank& me) {
+        Exchange* exchange = nullptr;
+        const std::vector<std::vector<int>> absent = {{2}, {}, {0, world - 1}, {1}, {0, 1, 2}, {}};
+        for (size_t i = 0; i < absent.size(); ++i) {
+          const int64_t epoch = static_cast<int64_t>(i) + 1;
+          const auto is_absent = [&](int rank) {
+            return std::count(absent[i].begin(), absent[i].end(), rank) > 0;
+          };
+          if (!is_absent(me.rank)) {
+            absl::StatusOr<Exchange*> connected = me.fabric->Connect(
+                Epoch(epoch), RankId(me.rank), Without(me, absent[i]), Soon());
+            ASSERT_TRUE(connected.ok()) << connected.status();
+            ASSERT_TRUE(exchange == nullptr || exchange == *connected);
+            exchange = *connected;
+            for (int peer = 0; peer < world; ++peer) {
+              EXPECT_EQ(exchange->Present(RankId(peer)), !is_absent(peer));
+            }
+            Exchanges(*exchange, epoch, 30, kSeed);
+          }
+          me.meet();
+        }
+      });
+}
+
+// The worst case of a false suspicion: a rank has its buffers in hand, stands still while the
+// others go on without it, and then writes and posts what it had in mind. Nobody sees any of it,
+// and it is told.
+TEST_P(CommContract, WhoWasLeftOutCanDoNoHarm) {
+  constexpr uint64_t kSeed = 29;
+  constexpr size_t kMax = 20000;
+  const int world = std::min(3, LargestWorld());
+  RunConnected(transport(), world, kMax, [&](Rank& me, Exchange& exchange) {
+    const bool left_out = me.rank == world - 1;
+    Exchanges(exchange, 1, 5, kSeed);
+    std::vector<absl::Span<std::byte>> buffers;
+    const ExchangeTag stale = Tag(1, 100, 0);
+    if (left_out) {
+      for (int peer = 0; peer < world; ++peer) {
+        buffers.push_back(exchange.SendBuffer(stale, RankId(peer), Soon()));
+        ASSERT_FALSE(buffers.back().empty());
+      }
+    }
+    me.meet();
+    if (left_out) {
+      const absl::Time end = In(absl::Milliseconds(300));
+      for (int value = 0; absl::Now() < end; ++value) {
+        for (absl::Span<std::byte> buffer : buffers) {
+          std::fill(buffer.begin(), buffer.end(), static_cast<std::byte>(value));
+        }
+      }
+      absl::Status status = exchange.Post(stale, std::vector<size_t>(world, kMax));
+      std::vector<absl::Span<const std::byte>> received(world);
+      status.Update(exchange.Wait(stale, In(absl::Milliseconds(500)), absl::MakeSpan(received)));
+      EXPECT_FALSE(status.ok());
+    } else {
+      absl::StatusOr<Exchange*> without =
+          me.fabric->Connect(Epoch(2), RankId(me.rank), Without(me, {world - 1}), Soon());
+      ASSERT_TRUE(without.ok()) << without.status();
+      Exchanges(exchange, 2, 1500, kSeed);
+    }
+    me.meet();
+    ASSERT_EQ(me.Connect(3), &exchange);  // it is back
+    Exchanges(exchange, 3, 30, kSeed);
+  });
+}
+
+// A process that has died is replaced by another one, under the same rank.
+TEST_P(CommContract, ANewcomerMayTakeTheRankOfOneThatIsGone) {
+  if (transport() == "mpi") GTEST_SKIP() << "an MPI rank is never replaced";
+  constexpr uint64_t kSeed = 31;
+  absl::Mutex mutex;
+  std::string successor;  // its endpoint
+  RunConnected(transport(), 3, 3000, [&](Rank& me, Exchange& exchange) {
+    Exchanges(exchange, 1, 10, kSeed);
+    me.meet();
+    if (me.rank == 1) {
+      me.fabric = *Fabric::Create(me.options);
+      absl::MutexLock lock(&mutex);
+      successor = me.fabric->endpoint();
+    } else {
+      absl::StatusOr<Exchange*> without =
+          me.fabric->Connect(Epoch(2), RankId(me.rank), Without(me, {1}), Soon());
+      ASSERT_TRUE(without.ok()) << without.status();
+      Exchanges(exchange, 2, 10, kSeed);
+    }
+    me.meet();
+    {
+      absl::MutexLock lock(&mutex);
+      me.endpoints[1] = successor;
+    }
+    Exchange* again = me.Connect(3);
+    ASSERT_NE(again, nullptr);
+    Exchanges(*again, 3, 10, kSeed);
+  });
+}
+
+TEST_P(CommContract, ALaterEpochEndsAConnectAtOnce) {
+  RunRanks(
+      2, [&](int) { return Options(transport(), 100); },
+      [&](Rank& me) {
+        const auto connect = [&](int64_t epoch) {
+          return me.fabric->Connect(Epoch(epoch), RankId(me.rank), me.endpoints, Soon()).status();
+        };
+        if (me.rank == 0) {
+          absl::Time abandoned;
+          std::thread announcer([&] {
+            absl::SleepFor(absl::Milliseconds(100));
+            abandoned = absl::Now();
+            me.fabric->Abandon(Epoch(3));
+          });
+          const absl::Status status = connect(1);
+          const absl::Time ended = absl::Now();
+          announcer.join();
+          EXPECT_TRUE(absl::IsAborted(status)) << status;
+          EXPECT_THAT(status.message(), AllOf(HasSubstr("epoch 1"), HasSubstr("epoch 3")));
+          EXPECT_LE(ended - abandoned, absl::Milliseconds(500));
+          EXPECT_TRUE(absl::IsAborted(connect(2)));
+          me.fabric->Abandon(Epoch(2));  // late news change nothing
+        }
+        me.meet();
+        EXPECT_NE(me.Connect(3), nullptr);
+        me.meet();
+      });
+}
+
+TEST_P(CommContract, AWaitTellsForWhomItWaited) {
+  const int world = std::min(3, LargestWorld());
+  RunConnected(transport(), world, 100, [&](Rank& me, Exchange& exchange) {
+    const std::vector<size_t> bytes(world, 10);
+    std::vector<absl::Span<const std::byte>> received(world);
+    const auto post = [&](const ExchangeTag& tag) {
+      for (int peer = 0; peer < world; ++peer) exchange.SendBuffer(tag, RankId(peer), Soon());
+      ASSERT_EQ(exchange.Post(tag, bytes), absl::OkStatus());
+    };
+    const ExchangeTag late = Tag(1, 0, 0);
+    const ExchangeTag never = Tag(1, 1, 0);
+    if (me.rank == 1) absl::SleepFor(absl::Milliseconds(200));
+    post(late);
+    ASSERT_EQ(exchange.Wait(late, Soon(), absl::MakeSpan(received)), absl::OkStatus());
+    if (me.rank != 1) {
+      const absl::Span<const absl::Duration> waited = exchange.Waited();
+      ASSERT_EQ(waited.size(), static_cast<size_t>(world));
+      EXPECT_EQ(waited[me.rank], absl::ZeroDuration());
+      EXPECT_GT(waited[1], absl::Milliseconds(100));
+      for (int peer = 0; peer < world; ++peer) EXPECT_LE(waited[peer], waited[1]);
+    }
+    exchange.Release(late);
+    me.meet();
+    // What never came has the whole of a wait that failed.
+    if (me.rank != 1) {
+      post(never);
+      ASSERT_TRUE(absl::IsDeadlineExceeded(
+          exchange.Wait(never, In(absl::Milliseconds(150)), absl::MakeSpan(received))));
+      EXPECT_GT(exchange.Waited()[1], absl::Milliseconds(140));
+    }
+  });
 }
 
 std::string Name(const ::testing::TestParamInfo<std::string>& info) { return info.param; }

@@ -54,10 +54,10 @@ int64_t FirstWrongByte(uint64_t seed, const ExchangeTag& tag, int source, int de
 ExchangeTag Tag(int64_t epoch, int64_t step, int layer,
                 ExchangePhase phase = ExchangePhase::kDispatch);
 
-// Sends a message of MessageSize to every rank. Stops at the first error.
+// Sends a message of MessageSize to every present rank. Stops at the first error.
 absl::Status SendAll(Exchange& exchange, const ExchangeTag& tag, uint64_t seed,
                      absl::Time deadline);
-// Waits and compares every message. Does not release.
+// Waits and compares every message; from an absent rank there must be none. Does not release.
 absl::Status ReceiveAll(Exchange& exchange, const ExchangeTag& tag, uint64_t seed,
                         absl::Time deadline);
 

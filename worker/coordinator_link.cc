@@ -175,7 +175,9 @@ void CoordinatorLink::Stream::OnReadDone(bool ok) {
   // Before the message can be seen: the work that is interrupted is the one before it, never the
   // one it brings.
   if (options_.on_interrupt && (!ok || incoming_->has_assign_rank() || incoming_->has_shutdown())) {
-    options_.on_interrupt();
+    std::optional<Epoch> assigned;
+    if (ok && incoming_->has_assign_rank()) assigned = Epoch(incoming_->assign_rank().epoch());
+    options_.on_interrupt(assigned);
   }
   absl::MutexLock lock(&mutex_);
   if (!ok) {

@@ -6,11 +6,13 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "comm/fabric.h"
+#include "engine/base/ids.h"
 
 namespace shoal {
 
@@ -27,9 +29,9 @@ struct CoordinatorLinkOptions {
   size_t max_queued_messages = 1024;  // received and not yet asked for: beyond, reading pauses
   absl::Duration heartbeat_period = absl::Milliseconds(50);
   // Called from gRPC's thread as soon as work in progress has become pointless: a new assignment
-  // has arrived, or the stream has ended. Must not block. The message itself is also delivered by
-  // Receive.
-  std::function<void()> on_interrupt;
+  // has arrived, of the epoch that is given, or the stream has ended or is about to. Must not
+  // block. The message itself is also delivered by Receive.
+  std::function<void(std::optional<Epoch> assigned)> on_interrupt;
 };
 
 class CoordinatorLink {

@@ -60,7 +60,8 @@ struct StepRunner::Sequence {
   SamplingParams params;
   std::vector<BlockId> blocks;
   bool decoding = false;
-  int64_t run = 0;  // the last run in which it has rows
+  int64_t run = 0;    // the last run in which it has rows
+  int64_t epoch = 0;  // the last epoch in which it lives
 };
 
 StepRunner::StepRunner(const StepRunnerOptions& options, Model& model, TimedExchange* exchange)
@@ -85,6 +86,7 @@ StepRunner::~StepRunner() = default;
 void StepRunner::Reset() {
   decoding_.clear();
   while (!sequences_.empty()) Leave(sequences_.begin()->first);
+  epoch_.reset();
 }
 
 void StepRunner::Run(const proto::StepPlan& plan, proto::StepDone& done) {
@@ -92,9 +94,10 @@ void StepRunner::Run(const proto::StepPlan& plan, proto::StepDone& done) {
   done.Clear();
   done.set_epoch(plan.epoch());
   done.set_step(plan.step());
-  if (exchange_ != nullptr) exchange_->TakeWaiting();
+  if (exchange_ != nullptr) exchange_->ResetWaited();
 
-  absl::Status status = ApplyChanges(plan);
+  absl::Status status = EnterEpoch(plan);
+  if (status.ok()) status = ApplyChanges(plan);
   if (status.ok()) status = BuildBatch(plan);
   if (status.ok()) {
     const StepTag tag{Epoch(plan.epoch()), StepId(plan.step()),
@@ -111,10 +114,63 @@ void StepRunner::Run(const proto::StepPlan& plan, proto::StepDone& done) {
     done.clear_prompt_logprobs();
     ToProto(status, *done.mutable_status());
   }
-  const absl::Duration waiting =
-      exchange_ != nullptr ? exchange_->TakeWaiting() : absl::ZeroDuration();
-  done.set_waiting_us(std::max<int64_t>(absl::ToInt64Microseconds(waiting), 0));
+  absl::Duration waiting;
+  if (exchange_ != nullptr) {
+    waiting = exchange_->waited();
+    for (absl::Duration wait : exchange_->waited_for(ExchangePhase::kDispatch)) {
+      done.add_waiting_dispatch_us(absl::ToInt64Microseconds(wait));
+    }
+    for (absl::Duration wait : exchange_->waited_for(ExchangePhase::kCombine)) {
+      done.add_waiting_combine_us(absl::ToInt64Microseconds(wait));
+    }
+  }
+  done.set_waiting_us(absl::ToInt64Microseconds(waiting));
   done.set_busy_us(std::max<int64_t>(absl::ToInt64Microseconds(absl::Now() - begin - waiting), 0));
+}
+
+// With the first plan of an epoch, the sequences that it rewinds live on and every other one is
+// forgotten.
+absl::Status StepRunner::EnterEpoch(const proto::StepPlan& plan) {
+  if (epoch_ == plan.epoch()) {
+    if (plan.rewind().empty()) return absl::OkStatus();
+    return BadPlan(plan.rewind(0).id(), "is to be rewound in the middle of an epoch");
+  }
+  for (Sequence* sequence : decoding_) sequence->decoding = false;
+  decoding_.clear();
+  for (const proto::Rewind& rewind : plan.rewind()) {
+    SHOAL_RETURN_IF_ERROR(Rewind(rewind, plan.epoch()));
+  }
+  std::vector<int64_t> over;
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->epoch != plan.epoch()) over.push_back(id);
+  }
+  for (int64_t id : over) Leave(id);
+  epoch_ = plan.epoch();
+  return absl::OkStatus();
+}
+
+absl::Status StepRunner::Rewind(const proto::Rewind& rewind, int64_t epoch) {
+  const auto found = sequences_.find(rewind.id());
+  if (found == sequences_.end()) return BadPlan(rewind.id(), "is to be rewound and is unknown");
+  Sequence& sequence = *found->second;
+  if (sequence.epoch == epoch) return BadPlan(rewind.id(), "is rewound twice");
+  const int64_t known = static_cast<int64_t>(sequence.tokens.size());
+  if (rewind.tokens() < sequence.prompt_tokens || rewind.tokens() > known) {
+    return BadPlan(rewind.id(), absl::StrCat("is to go back to ", rewind.tokens(), " tokens of ",
+                                             known, ", its prompt has ", sequence.prompt_tokens));
+  }
+  const int64_t blocks =
+      (int64_t{rewind.rows()} + options_.block_tokens - 1) / options_.block_tokens;
+  if (rewind.rows() < 0 || rewind.rows() > rewind.tokens() ||
+      blocks > static_cast<int64_t>(sequence.blocks.size())) {
+    return BadPlan(rewind.id(), absl::StrCat("is to go back to ", rewind.rows(), " rows of ",
+                                             rewind.tokens(), " tokens in ",
+                                             sequence.blocks.size(), " blocks"));
+  }
+  sequence.tokens.resize(rewind.tokens());
+  sequence.blocks.resize(blocks);
+  sequence.epoch = epoch;
+  return absl::OkStatus();
 }
 
 absl::Status StepRunner::ApplyChanges(const proto::StepPlan& plan) {
@@ -161,6 +217,7 @@ absl::Status StepRunner::Enter(const proto::NewSequence& entering) {
   sequence->blocks.clear();
   sequence->decoding = false;
   sequence->run = 0;
+  sequence->epoch = *epoch_;
   sequences_.emplace(id, std::move(sequence));
   return absl::OkStatus();
 }

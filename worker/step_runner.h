@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Plan -> batch -> model -> sampler -> result. Keeps what the plans' deltas build on: each
 // sequence's tokens and block table, and the set of sequences that decode. Feeds each decoding
-// sequence the token it sampled last, which the coordinator has not seen yet.
+// sequence the token it sampled last, which the coordinator has not seen yet. At a new epoch it
+// goes back to what the coordinator has committed: a step that was interrupted is repeated, and
+// what it may have done to a sequence is forgotten.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -22,6 +25,7 @@ namespace shoal {
 
 namespace proto {
 class NewSequence;
+class Rewind;
 class SequenceWork;
 class StepDone;
 class StepPlan;
@@ -36,14 +40,15 @@ struct StepRunnerOptions {
 };
 
 // One thread. A plan that contradicts what the runner knows is answered with InvalidArgument, never
-// a crash; as after any failed step, nothing was sampled, and the next thing to come must be Reset.
+// a crash; as after any failed step, nothing was sampled, and the next thing to come must be Reset
+// or the first plan of another epoch.
 class StepRunner {
  public:
   // `model` and `exchange` (the model's, may be null) outlive the runner.
   StepRunner(const StepRunnerOptions& options, Model& model, TimedExchange* exchange);
   ~StepRunner();
 
-  // Forgets all sequences: a new epoch.
+  // Forgets all sequences.
   void Reset();
   // Runs the step and replaces `done` by its result. In steady decode (an empty plan) allocates
   // nothing beyond what `done` needs to grow.
@@ -61,6 +66,8 @@ class StepRunner {
     bool describes = false;  // its successor is a prompt token whose log-probability is wanted
   };
 
+  absl::Status EnterEpoch(const proto::StepPlan& plan);
+  absl::Status Rewind(const proto::Rewind& rewind, int64_t epoch);
   absl::Status ApplyChanges(const proto::StepPlan& plan);
   absl::Status Enter(const proto::NewSequence& entering);
   void Leave(int64_t id);
@@ -87,6 +94,7 @@ class StepRunner {
   std::unique_ptr<float[]> logits_;   // [max_logit_rows, V]
   TokenLogprobs logprobs_;
   int64_t run_ = 0;  // counts steps: marks sequences that have rows in this one
+  std::optional<int64_t> epoch_;  // of the last plan; none: there is nothing to go back to
 };
 
 }  // namespace shoal

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// An exchange that counts how long its rank waited for others: what tells a slow rank from one that
-// waits for it.
+// The exchange of one rank for as long as its worker lives: what a fabric has connected is attached
+// to it and may be replaced, so that a model can be loaded before there are peers, and keeps its
+// port when they change. Counts how long its rank waits for others, and for whom: what tells a slow
+// rank from one that waits for it.
 #pragma once
 
-#include <cstdint>
+#include <array>
+#include <vector>
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/parallel/exchange.h"
 
@@ -13,39 +15,42 @@ namespace shoal {
 
 class TimedExchange final : public Exchange {
  public:
-  explicit TimedExchange(Exchange& exchange) : exchange_(exchange) {}
+  // What the attached exchanges will be.
+  TimedExchange(RankId rank, int world_size, size_t max_message_bytes);
 
-  // Time spent in Wait since the last call. The thread that runs the steps.
-  absl::Duration TakeWaiting() {
-    const int64_t waited = waiting_ns_;
-    waiting_ns_ = 0;
-    return absl::Nanoseconds(waited);
+  // Null: nobody is connected, and every exchange fails with Unavailable. Not during a step.
+  void Attach(Exchange* exchange) { exchange_ = exchange; }
+
+  // What was waited since the last Reset.
+  absl::Duration waited() const { return waited_; }
+  absl::Span<const absl::Duration> waited_for(ExchangePhase phase) const {  // by source rank
+    return waited_for_[static_cast<int>(phase)];
   }
+  void ResetWaited();
 
-  RankId rank() const override { return exchange_.rank(); }
-  int world_size() const override { return exchange_.world_size(); }
-  size_t max_message_bytes() const override { return exchange_.max_message_bytes(); }
+  RankId rank() const override { return rank_; }
+  int world_size() const override { return world_size_; }
+  size_t max_message_bytes() const override { return max_message_bytes_; }
+  bool Present(RankId peer) const override {
+    return exchange_ != nullptr ? exchange_->Present(peer) : peer == rank_;
+  }
   absl::Span<std::byte> SendBuffer(const ExchangeTag& tag, RankId peer,
-                                   absl::Time deadline) override {
-    return exchange_.SendBuffer(tag, peer, deadline);
-  }
-  absl::Status Post(const ExchangeTag& tag, absl::Span<const size_t> bytes) override {
-    return exchange_.Post(tag, bytes);
-  }
+                                   absl::Time deadline) override;
+  absl::Status Post(const ExchangeTag& tag, absl::Span<const size_t> bytes) override;
   absl::Status Wait(const ExchangeTag& tag, absl::Time deadline,
-                    absl::Span<absl::Span<const std::byte>> received) override {
-    const int64_t begin = absl::GetCurrentTimeNanos();
-    absl::Status status = exchange_.Wait(tag, deadline, received);
-    waiting_ns_ += absl::GetCurrentTimeNanos() - begin;
-    return status;
-  }
-  void Release(const ExchangeTag& tag) override { exchange_.Release(tag); }
-  absl::Status InstallEpoch(Epoch epoch) override { return exchange_.InstallEpoch(epoch); }
-  void Cancel() override { exchange_.Cancel(); }
+                    absl::Span<absl::Span<const std::byte>> received) override;
+  absl::Span<const absl::Duration> Waited() const override;
+  void Release(const ExchangeTag& tag) override;
+  absl::Status InstallEpoch(Epoch epoch) override;
+  void Cancel() override;
 
  private:
-  Exchange& exchange_;
-  int64_t waiting_ns_ = 0;
+  const RankId rank_;
+  const int world_size_;
+  const size_t max_message_bytes_;
+  Exchange* exchange_ = nullptr;
+  absl::Duration waited_;
+  std::array<std::vector<absl::Duration>, 2> waited_for_;  // by phase, by source
 };
 
 }  // namespace shoal

@@ -2,11 +2,14 @@
 #include "worker/worker.h"
 
 #include <pthread.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <limits>
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
@@ -21,8 +24,10 @@ constexpr absl::Duration kConnectTimeout = absl::Seconds(10);
 // After a failed connect the core usually knows why and raises the epoch; if it does not, dialling
 // anew makes it.
 constexpr absl::Duration kConnectGrace = absl::Seconds(2);
-constexpr absl::Duration kMinBackoff = absl::Milliseconds(50);
+constexpr absl::Duration kMinBackoff = absl::Milliseconds(20);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(2);
+// Loading must not take the cores from those who serve meanwhile.
+constexpr int kLoaderNiceness = 10;
 
 // A coordinator that ends the stream in one of these ways will do so again.
 bool IsForGood(const absl::Status& status) {
@@ -38,9 +43,10 @@ bool IsForGood(const absl::Status& status) {
   }
 }
 
-absl::StatusOr<ExpertPlacement> PlacementOf(const proto::AssignRank& assign) {
+absl::StatusOr<ExpertPlacement> ParsePlacement(
+    const google::protobuf::RepeatedPtrField<proto::LayerPlacement>& layers, int world_size) {
   std::vector<std::vector<std::vector<RankId>>> holders;
-  for (const proto::LayerPlacement& layer : assign.placement()) {
+  for (const proto::LayerPlacement& layer : layers) {
     std::vector<std::vector<RankId>>& experts = holders.emplace_back();
     int next = 0;
     for (int32_t replicas : layer.replicas()) {
@@ -49,9 +55,53 @@ absl::StatusOr<ExpertPlacement> PlacementOf(const proto::AssignRank& assign) {
         ranks.push_back(RankId(layer.ranks(next++)));
     }
     if (next != layer.ranks_size())
-      return absl::InvalidArgumentError("assignment: more ranks than replicas");
+      return absl::InvalidArgumentError("placement: more ranks than replicas");
   }
-  return ExpertPlacement::Create(assign.endpoints_size(), std::move(holders));
+  return ExpertPlacement::Create(world_size, std::move(holders));
+}
+
+absl::Status CheckRank(int rank, const ExpertPlacement& placement, const ModelConfig& model) {
+  if (rank < 0 || rank >= placement.world_size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("placement: rank ", rank, " of ", placement.world_size()));
+  }
+  return placement.CheckFits(placement.world_size(), model.RoutedExperts());
+}
+
+// Calls visit(layer, expert, holder) for every copy of every expert.
+template <typename Visit>
+void ForEachCopy(const ExpertPlacement& placement, Visit visit) {
+  for (int layer = 0; layer < placement.layers(); ++layer) {
+    for (int expert = 0; expert < placement.n_routed_experts(layer); ++expert) {
+      for (RankId holder : placement.Holders(layer, ExpertId(expert))) {
+        visit(layer, ExpertId(expert), holder);
+      }
+    }
+  }
+}
+
+// Rows for an absent holder would never be answered.
+absl::Status CheckHoldersPresent(const ExpertPlacement& placement,
+                                 const std::vector<std::string>& endpoints) {
+  absl::Status status;
+  ForEachCopy(placement, [&](int layer, ExpertId expert, RankId holder) {
+    if (!endpoints[holder.value()].empty()) return;
+    status.Update(absl::InvalidArgumentError(
+        absl::StrCat("assignment: layer ", layer, " expert ", expert.value(), " is held by rank ",
+                     holder.value(), ", which is absent")));
+  });
+  return status;
+}
+
+// Whether who has loaded what `loaded` gives to `rank` holds all that `wanted` gives it.
+bool Covers(const ExpertPlacement& loaded, const ExpertPlacement& wanted, RankId rank) {
+  bool covers = loaded.layers() == wanted.layers();
+  ForEachCopy(wanted, [&](int layer, ExpertId expert, RankId holder) {
+    if (holder != rank || !covers) return;
+    const absl::Span<const RankId> holders = loaded.Holders(layer, expert);
+    covers = std::find(holders.begin(), holders.end(), rank) != holders.end();
+  });
+  return covers;
 }
 
 }  // namespace
@@ -79,11 +129,16 @@ void Worker::Stop() {
   absl::MutexLock lock(&mutex_);
   stop_ = true;
   if (link_ != nullptr) link_->Wake();
+  if (connecting_ != nullptr) connecting_->Abandon(Epoch(std::numeric_limits<int64_t>::max()));
   if (interruptible_ != nullptr) interruptible_->Cancel();
 }
 
-void Worker::Interrupt() {
+// A lost stream ends all that this connection was told to do: the coordinator raises the epoch.
+void Worker::Interrupt(std::optional<Epoch> assigned) {
   absl::MutexLock lock(&mutex_);
+  const Epoch next = assigned.has_value() ? *assigned : assigned_.Next();
+  if (assigned.has_value()) assigned_ = std::max(assigned_, *assigned);
+  if (connecting_ != nullptr) connecting_->Abandon(next);
   if (interruptible_ != nullptr) interruptible_->Cancel();
 }
 
@@ -92,6 +147,8 @@ absl::Status Worker::OpenFabric() {
   fabric.max_message_bytes =
       Model::MaxMessageBytes(options_.model, *kernels_, options_.max_batch_rows);
   SHOAL_ASSIGN_OR_RETURN(fabric_, Fabric::Create(fabric));
+  absl::MutexLock lock(&mutex_);
+  connecting_ = fabric_.get();
   return absl::OkStatus();
 }
 
@@ -111,6 +168,7 @@ void Worker::FillHello(proto::Hello& hello) const {
   hello.set_cache_blocks(options_.cache_blocks);
   if (fabric_->fixed_rank() >= 0) {
     hello.set_wanted_rank(fabric_->fixed_rank());
+    hello.set_rank_fixed(true);
   } else if (rank_.value() >= 0) {
     hello.set_wanted_rank(rank_.value());  // whose experts are loaded
   }
@@ -127,7 +185,7 @@ absl::Status Worker::Run() {
     proto::Hello hello;
     FillHello(hello);
     CoordinatorLinkOptions link_options = options_.link;
-    link_options.on_interrupt = [this] { Interrupt(); };
+    link_options.on_interrupt = [this](std::optional<Epoch> assigned) { Interrupt(assigned); };
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<CoordinatorLink> link,
                            CoordinatorLink::Dial(link_options, hello));
     {
@@ -135,7 +193,7 @@ absl::Status Worker::Run() {
       link_ = link.get();
       if (stop_) link->Wake();
     }
-    was_assigned_ = false;
+    was_told_ = false;
     const absl::Status status = Serve(*link);
     {
       absl::MutexLock lock(&mutex_);
@@ -143,10 +201,11 @@ absl::Status Worker::Run() {
     }
     link.reset();
     connected_ = ready_ = false;
+    owed_serial_.reset();
     if (runner_ != nullptr) runner_->Reset();
     if (stopped() || status.ok()) break;
     if (IsForGood(status)) return status;
-    if (was_assigned_) {
+    if (was_told_) {
       last_contact = absl::Now();
       backoff = kMinBackoff;
     }
@@ -186,6 +245,8 @@ absl::Status Worker::Serve(CoordinatorLink& link) {
       OnPlan(link, message->step_plan());
     } else if (message->has_assign_rank()) {
       SHOAL_RETURN_IF_ERROR(OnAssign(link, message->assign_rank()));
+    } else if (message->has_load_experts()) {
+      SHOAL_RETURN_IF_ERROR(OnLoadExperts(link, message->load_experts()));
     } else if (message->has_shutdown()) {
       link.Finish(absl::Now() + absl::Milliseconds(500));
       if (options_.supervised) return absl::OkStatus();
@@ -197,83 +258,102 @@ absl::Status Worker::Serve(CoordinatorLink& link) {
 absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& assign) {
   connected_ = ready_ = false;
   abandon_at_ = absl::InfiniteFuture();
-  was_assigned_ = true;
-  if (runner_ != nullptr) runner_->Reset();
-  epoch_ = Epoch(assign.epoch());
+  was_told_ = true;
+  if (Epoch(assign.epoch()) <= epoch_) {
+    // Epochs of one coordinator only grow. Peers would refuse this one.
+    spdlog::info("epoch {} after epoch {}: another coordinator, starting over", assign.epoch(),
+                 epoch_.value());
+    LeaveFabric();
+    return absl::UnavailableError("working for another coordinator");
+  }
   token_limit_ = std::clamp(assign.token_limit(), 0, options_.model.vocab_size);
-  const RankId rank(assign.rank());
-  SHOAL_ASSIGN_OR_RETURN(ExpertPlacement placement, PlacementOf(assign));
-  if (rank.value() < 0 || rank.value() >= placement.world_size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("assignment: rank ", rank.value(), " of ", placement.world_size()));
-  }
-  const std::vector<int> experts = options_.model.RoutedExperts();
-  bool matches = placement.layers() == static_cast<int>(experts.size());
-  for (size_t layer = 0; matches && layer < experts.size(); ++layer) {
-    matches = placement.n_routed_experts(static_cast<int>(layer)) == experts[layer];
-  }
-  if (!matches) return absl::InvalidArgumentError("assignment: the placement is of another model");
+  const std::vector<std::string> endpoints(assign.endpoints().begin(), assign.endpoints().end());
+  SHOAL_ASSIGN_OR_RETURN(ExpertPlacement placement,
+                         ParsePlacement(assign.placement(), assign.endpoints_size()));
+  SHOAL_RETURN_IF_ERROR(CheckRank(assign.rank(), placement, options_.model));
+  SHOAL_RETURN_IF_ERROR(CheckHoldersPresent(placement, endpoints));
+  SHOAL_RETURN_IF_ERROR(TakeRank(RankId(assign.rank()), placement.world_size()));
+  epoch_ = Epoch(assign.epoch());
+  placement_ = std::move(placement);
+  SHOAL_RETURN_IF_ERROR(EnsureShare(*placement_));
+  connected_ = Connect(endpoints);
+  return Report(link);
+}
 
-  const bool moved = exchange_ != nullptr && (rank != exchange_->rank() ||
-                                              placement.world_size() != exchange_->world_size());
+absl::Status Worker::OnLoadExperts(CoordinatorLink& link, const proto::LoadExperts& load) {
+  was_told_ = true;
+  SHOAL_ASSIGN_OR_RETURN(const ExpertPlacement placement,
+                         ParsePlacement(load.placement(), load.world_size()));
+  SHOAL_RETURN_IF_ERROR(CheckRank(load.rank(), placement, options_.model));
+  SHOAL_RETURN_IF_ERROR(TakeRank(RankId(load.rank()), placement.world_size()));
+  owed_serial_ = load.serial();
+  SHOAL_RETURN_IF_ERROR(EnsureShare(placement));
+  return Report(link);
+}
+
+absl::Status Worker::TakeRank(RankId rank, int world_size) {
+  const bool moved = exchange_ != nullptr &&
+                     (rank != exchange_->rank() || world_size != exchange_->world_size());
   rank_ = rank;
   if (moved) {
     spdlog::info("rank {} of {}: another one than before, starting over", rank.value(),
-                 placement.world_size());
+                 world_size);
     LeaveRank();
     return absl::UnavailableError("taking another rank");
   }
-  placement_ = std::move(placement);
-  const std::vector<std::string> endpoints(assign.endpoints().begin(), assign.endpoints().end());
-  absl::StatusOr<Exchange*> exchange =
-      fabric_->Connect(epoch_, rank, endpoints, absl::Now() + kConnectTimeout);
-  if (!exchange.ok()) {
-    spdlog::warn("epoch {}: rank {} cannot connect to its peers: {}", epoch_.value(), rank.value(),
-                 std::string(exchange.status().message()));
-    abandon_at_ = absl::Now() + kConnectGrace;
-    return absl::OkStatus();
-  }
   if (exchange_ == nullptr) {
-    exchange_ = std::make_unique<TimedExchange>(**exchange);
-    absl::MutexLock lock(&mutex_);
-    interruptible_ = *exchange;
+    exchange_ = std::make_unique<TimedExchange>(
+        rank, world_size,
+        Model::MaxMessageBytes(options_.model, *kernels_, options_.max_batch_rows));
   }
-  connected_ = true;
-  spdlog::info("epoch {}: rank {} of {}, connected over {}", epoch_.value(), rank.value(),
-               endpoints.size(), std::string(fabric_->transport()));
-  if (model_ == nullptr) {
-    if (!loading_) StartLoading();
-    return absl::OkStatus();
-  }
-  if (*placement_ != *loaded_placement_) {
-    if (!model_->InstallPlacement(*placement_).ok()) {
-      runner_.reset();
-      model_.reset();
-      StartLoading();
-      return absl::OkStatus();
-    }
-    loaded_placement_ = placement_;
-  }
-  SendReady(link);
   return absl::OkStatus();
 }
 
-void Worker::SendReady(CoordinatorLink& link) {
-  ready_ = true;
-  auto message = std::make_unique<proto::WorkerMessage>();
-  message->mutable_ready()->set_epoch(epoch_.value());
-  link.Send(std::move(message));
+bool Worker::Connect(const std::vector<std::string>& endpoints) {
+  absl::StatusOr<Exchange*> exchange =
+      fabric_->Connect(epoch_, rank_, endpoints, absl::Now() + kConnectTimeout);
+  if (!exchange.ok()) {
+    spdlog::log(absl::IsAborted(exchange.status()) ? spdlog::level::info : spdlog::level::warn,
+                "epoch {}: rank {} cannot connect to its peers: {}", epoch_.value(), rank_.value(),
+                std::string(exchange.status().message()));
+    abandon_at_ = absl::Now() + kConnectGrace;
+    return false;
+  }
+  exchange_->Attach(*exchange);
+  absl::MutexLock lock(&mutex_);
+  interruptible_ = *exchange;
+  if (assigned_ > epoch_) return false;  // the epoch has ended meanwhile
+  const auto present = endpoints.size() - std::count(endpoints.begin(), endpoints.end(), "");
+  spdlog::info("epoch {}: rank {}, connected to {} of {} ranks over {}", epoch_.value(),
+               rank_.value(), present, endpoints.size(), std::string(fabric_->transport()));
+  return true;
 }
 
-void Worker::StartLoading() {
+absl::Status Worker::EnsureShare(const ExpertPlacement& placement) {
+  if (share_.has_value() && Covers(*share_, placement, rank_)) return absl::OkStatus();
+  if (ready_) {
+    return absl::FailedPreconditionError(
+        "told to load other experts than the ones this rank is serving with");
+  }
+  runner_.reset();
+  model_.reset();
+  StartLoading(placement);
+  return absl::OkStatus();
+}
+
+void Worker::StartLoading(const ExpertPlacement& placement) {
   if (loader_.joinable()) loader_.join();
-  loading_ = true;
-  loaded_placement_ = placement_;
-  loader_ = std::thread([this, placement = *placement_, rank = rank_] { Load(placement, rank); });
+  {
+    absl::MutexLock lock(&mutex_);
+    loaded_.reset();  // what was being loaded is not what is wanted now
+  }
+  share_ = placement;
+  loader_ = std::thread([this, placement, rank = rank_] { Load(placement, rank); });
 }
 
-void Worker::Load(ExpertPlacement placement, RankId rank) {
+void Worker::Load(const ExpertPlacement& placement, RankId rank) {
   pthread_setname_np(pthread_self(), "loader");
+  setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kLoaderNiceness);  // of this thread only
   absl::Time next_report = absl::InfinitePast();
   ModelOptions load;
   load.rank = rank;
@@ -311,7 +391,6 @@ absl::Status Worker::OnLoaded(CoordinatorLink& link) {
     loaded = *std::move(loaded_);
     loaded_.reset();
   }
-  loading_ = false;
   if (!loaded.ok()) {
     auto message = std::make_unique<proto::WorkerMessage>();
     proto::Status& status = *message->mutable_goodbye()->mutable_status();
@@ -323,22 +402,33 @@ absl::Status Worker::OnLoaded(CoordinatorLink& link) {
     return absl::FailedPreconditionError(loaded.status().message());
   }
   model_ = *std::move(loaded);
-  StepRunnerOptions runner;
-  runner.max_batch_rows = options_.max_batch_rows;
-  runner.max_logit_rows = options_.max_running;
-  runner.block_tokens = options_.block_tokens;
-  runner.cache_blocks = options_.cache_blocks;
-  runner.token_limit = token_limit_;
-  runner_ = std::make_unique<StepRunner>(runner, *model_, exchange_.get());
   spdlog::info("rank {}: loaded {} MiB of weights", rank_.value(), model_->weight_bytes() >> 20);
-  if (*placement_ != *loaded_placement_ && !model_->InstallPlacement(*placement_).ok()) {
-    runner_.reset();
-    model_.reset();
-    StartLoading();
-    return absl::OkStatus();
+  return Report(link);
+}
+
+absl::Status Worker::Report(CoordinatorLink& link) {
+  if (model_ == nullptr) return absl::OkStatus();
+  if (owed_serial_.has_value()) {
+    auto message = std::make_unique<proto::WorkerMessage>();
+    message->mutable_loaded()->set_serial(*owed_serial_);
+    owed_serial_.reset();
+    link.Send(std::move(message));
   }
-  loaded_placement_ = placement_;
-  if (connected_) SendReady(link);
+  if (!connected_ || ready_) return absl::OkStatus();
+  SHOAL_RETURN_IF_ERROR(model_->InstallPlacement(*placement_));
+  if (runner_ == nullptr) {
+    StepRunnerOptions runner;
+    runner.max_batch_rows = options_.max_batch_rows;
+    runner.max_logit_rows = options_.max_running;
+    runner.block_tokens = options_.block_tokens;
+    runner.cache_blocks = options_.cache_blocks;
+    runner.token_limit = token_limit_;
+    runner_ = std::make_unique<StepRunner>(runner, *model_, exchange_.get());
+  }
+  ready_ = true;
+  auto message = std::make_unique<proto::WorkerMessage>();
+  message->mutable_ready()->set_epoch(epoch_.value());
+  link.Send(std::move(message));
   return absl::OkStatus();
 }
 
@@ -353,23 +443,34 @@ void Worker::OnPlan(CoordinatorLink& link, const proto::StepPlan& plan) {
   if (done.status().code() != 0) {
     // What the plans after this one build on is unknown now; the coordinator raises the epoch.
     spdlog::warn("epoch {} step {} failed: {}", plan.epoch(), plan.step(), done.status().message());
-    ready_ = false;
+    connected_ = ready_ = false;
   }
   link.Send(std::move(message));
 }
 
+void Worker::LeaveFabric() {
+  {
+    absl::MutexLock lock(&mutex_);
+    connecting_ = nullptr;
+    interruptible_ = nullptr;
+    assigned_ = Epoch();
+  }
+  if (exchange_ != nullptr) exchange_->Attach(nullptr);
+  epoch_ = Epoch();
+  fabric_.reset();
+}
+
 void Worker::LeaveRank() {
   if (loader_.joinable()) loader_.join();
+  LeaveFabric();
   {
     absl::MutexLock lock(&mutex_);
     loaded_.reset();
-    interruptible_ = nullptr;
   }
-  loading_ = false;
   runner_.reset();
   model_.reset();
+  share_.reset();
   exchange_.reset();
-  fabric_.reset();
 }
 
 }  // namespace shoal

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// One rank of the unit, from the first dial to the last step: says hello, takes a rank, connects to
-// its peers, loads its weights, runs the steps it is told to, and starts over when the coordinator
-// or a peer is gone. Weights stay loaded as long as rank and world stay the same.
+// One rank of the unit, from the first dial to the last step: says hello, loads its share of the
+// experts, connects to its peers at every epoch, runs the steps it is told to, and starts over when
+// the coordinator is gone or has given it up. Its weights stay loaded for as long as it keeps its
+// rank, through epochs and broken connections: a worker that was only taken for dead is back at
+// once.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +12,6 @@
 #include <optional>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -32,6 +33,7 @@ namespace proto {
 class AssignRank;
 class CoordinatorMessage;
 class Hello;
+class LoadExperts;
 class StepPlan;
 }  // namespace proto
 
@@ -79,14 +81,26 @@ class Worker {
   // One connection, from hello to its end.
   absl::Status Serve(CoordinatorLink& link);
   absl::Status OnAssign(CoordinatorLink& link, const proto::AssignRank& assign);
+  absl::Status OnLoadExperts(CoordinatorLink& link, const proto::LoadExperts& load);
   absl::Status OnLoaded(CoordinatorLink& link);
   void OnPlan(CoordinatorLink& link, const proto::StepPlan& plan);
-  void StartLoading();
-  void Load(ExpertPlacement placement, RankId rank);
-  void SendReady(CoordinatorLink& link);
-  // Forgets rank, weights and peers, so that another rank can be taken.
+
+  // Makes the exchange of this rank. Errors: Unavailable when this worker was another rank before,
+  // or worked for another coordinator: it has made itself free and must dial anew.
+  absl::Status TakeRank(RankId rank, int world_size);
+  // Whether all peers of the epoch are connected. Failing is no error of ours.
+  bool Connect(const std::vector<std::string>& endpoints);
+  // Sees to it that the experts of `placement` are loaded or being loaded.
+  absl::Status EnsureShare(const ExpertPlacement& placement);
+  void StartLoading(const ExpertPlacement& placement);
+  void Load(const ExpertPlacement& placement, RankId rank);
+  // Says what has become true: loaded, ready for the epoch.
+  absl::Status Report(CoordinatorLink& link);
+  // Forgets the peers, so that others can be met under another name.
+  void LeaveFabric();
+  // And rank and weights, so that another rank can be taken.
   void LeaveRank();
-  void Interrupt() ABSL_LOCKS_EXCLUDED(mutex_);
+  void Interrupt(std::optional<Epoch> assigned) ABSL_LOCKS_EXCLUDED(mutex_);
   bool stopped();
   void SleepUnlessStopped(absl::Duration duration);
 
@@ -96,22 +110,24 @@ class Worker {
   // The worker's thread.
   std::unique_ptr<Kernels> kernels_;
   std::unique_ptr<Fabric> fabric_;
-  std::unique_ptr<TimedExchange> exchange_;
+  std::unique_ptr<TimedExchange> exchange_;  // of this rank; none: it has no rank
   std::unique_ptr<Model> model_;
   std::unique_ptr<StepRunner> runner_;
-  std::optional<ExpertPlacement> placement_;  // of the last assignment
-  std::optional<ExpertPlacement> loaded_placement_;
+  std::optional<ExpertPlacement> share_;      // under which the weights were or are being loaded
+  std::optional<ExpertPlacement> placement_;  // of epoch_
   RankId rank_ = RankId(-1);
   Epoch epoch_;
   int token_limit_ = 0;
   bool connected_ = false;  // to the peers of epoch_
   bool ready_ = false;      // plans of epoch_ may come
-  bool loading_ = false;
+  std::optional<int64_t> owed_serial_;  // of the LoadExperts not answered yet
   absl::Time abandon_at_ = absl::InfiniteFuture();  // when a failed connect is given up
-  bool was_assigned_ = false;                       // by this connection
+  bool was_told_ = false;                           // by this connection, what to be
 
   absl::Mutex mutex_;
+  Fabric* connecting_ ABSL_GUARDED_BY(mutex_) = nullptr;       // what Interrupt abandons
   Exchange* interruptible_ ABSL_GUARDED_BY(mutex_) = nullptr;  // what Interrupt cancels
+  Epoch assigned_ ABSL_GUARDED_BY(mutex_);                     // the last one that arrived
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   CoordinatorLink* link_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the current connection
   std::optional<absl::StatusOr<std::unique_ptr<Model>>> loaded_ ABSL_GUARDED_BY(mutex_);

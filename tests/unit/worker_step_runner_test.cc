@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows that plans, which are changes, become the right batches: prefill in chunks, decoding that
-// feeds itself, sequences that stop, leave and return; that a plan which contradicts itself is an
-// error and no crash; and that steady decode allocates nothing. The model is a fake whose logits
+// feeds itself, sequences that stop, leave and return, and sequences that outlive an epoch and go
+// back to what was committed; that a plan which contradicts itself is an error and no crash; and
+// that steady decode allocates nothing. The model is a fake whose logits
 // say which row asked for them.
 #include <atomic>
 #include <cstdlib>
@@ -118,7 +119,7 @@ class StepRunnerTest : public ::testing::Test {
   }
   proto::StepPlan& Plan() {
     plan_.Clear();
-    plan_.set_epoch(3);
+    plan_.set_epoch(epoch_);
     plan_.set_step(++step_);
     plan_.set_timeout_us(1000000);
     return plan_;
@@ -154,6 +155,12 @@ class StepRunnerTest : public ::testing::Test {
     }
     return tokens;
   }
+  void Rewind(int64_t id, int32_t tokens, int32_t rows) {
+    proto::Rewind& rewind = *plan_.add_rewind();
+    rewind.set_id(id);
+    rewind.set_tokens(tokens);
+    rewind.set_rows(rows);
+  }
   std::string RunFails() {
     runner_->Run(plan_, done_);
     EXPECT_EQ(done_.status().code(), static_cast<int>(absl::StatusCode::kInvalidArgument));
@@ -166,6 +173,7 @@ class StepRunnerTest : public ::testing::Test {
   std::unique_ptr<StepRunner> runner_;
   proto::StepPlan plan_;
   proto::StepDone done_;
+  int64_t epoch_ = 3;
   int64_t step_ = 0;
 };
 
@@ -299,6 +307,94 @@ TEST_F(StepRunnerTest, AFailedForwardCommitsNothing) {
   EXPECT_EQ(runner_->sequences(), 0u);
   Plan();
   EXPECT_TRUE(Run().empty());
+}
+
+// The coordinator has committed tokens up to 12 and 13; the worker has gone on, and its last step
+// was interrupted. Both sequences say again what they said, wherever their next blocks lie.
+TEST_F(StepRunnerTest, ANewEpochGoesBackToWhatWasCommitted) {
+  Plan();
+  Enter(1, {10, 11, 12}, 2);
+  Enter(2, {20, 13}, 1);
+  Enter(3, {30}, 1);
+  Work(1, 0, 3, true, {5});
+  Work(2, 0, 2, true, {6});
+  Work(3, 0, 1, true, {7});
+  const std::vector<std::string> first = Run();
+  EXPECT_THAT(first, ElementsAre("1:3=15", "2:2=15", "3:1=31"));
+  Plan();
+  Run();
+  Plan();
+  Work(1, 4, 1, true, {8});
+  const std::vector<std::string> third = Run();
+  Plan();
+  Enter(4, {40}, 1);
+  Work(4, 0, 1, true, {9});
+  model_.result = absl::UnavailableError("rank 2 is gone");
+  runner_->Run(plan_, done_);
+  EXPECT_NE(done_.status().code(), 0);
+  model_.result = absl::OkStatus();
+
+  epoch_ = 4;
+  Plan();
+  Rewind(1, 3, 2);
+  Rewind(2, 2, 1);
+  Enter(13, {30, 31}, 1);  // an id is used once; this one replays
+  Work(1, 2, 1, true, {});  // row 2 again, in the block that holds rows 0 and 1
+  Work(13, 0, 2, true, {7});
+  EXPECT_THAT(Run(), ElementsAre("1:3=15", "13:2=33"));
+  EXPECT_EQ(runner_->sequences(), 3u);  // 1, 2 and 13
+  EXPECT_THAT(model_.seen, ElementsAre(SeenRows{2, {12}, {5}}, SeenRows{0, {30, 31}, {7}}));
+  Plan();  // 2 was not in the decode set and is told to go on now
+  Work(2, 1, 1, true, {});
+  EXPECT_THAT(Run(), ElementsAre("2:2=15", "1:4=19", "13:3=36"));
+  Plan();
+  Work(1, 4, 1, true, {11});  // another block than before
+  EXPECT_THAT(Run(), ElementsAre(third[0], "13:4=40", "2:3=18"));
+}
+
+TEST_F(StepRunnerTest, TheFirstPlanOfAnEpochForgetsWhatItDoesNotName) {
+  for (bool named : {true, false}) {
+    Plan();
+    Enter(1, {3}, 1);
+    Work(1, 0, 1, true, {0});
+    Run();
+    ++epoch_;
+    Plan();
+    if (named) Rewind(1, 1, 0);
+    EXPECT_TRUE(Run().empty());
+    EXPECT_EQ(runner_->sequences(), named ? 1u : 0u);
+    if (named) Plan().add_forget(1), Run();
+  }
+}
+
+TEST_F(StepRunnerTest, RewindsThatCannotBeAreErrors) {
+  const std::vector<std::pair<std::function<void()>, std::string>> cases = {
+      {[&] { Rewind(9, 2, 1); }, "is unknown"},
+      {[&] { Rewind(1, 2, 1), Rewind(1, 2, 1); }, "rewound twice"},
+      {[&] { Rewind(1, 1, 1); }, "back to 1 tokens of 3, its prompt has 2"},
+      {[&] { Rewind(1, 4, 1); }, "back to 4 tokens of 3"},
+      {[&] { Rewind(1, 2, 3); }, "back to 3 rows of 2 tokens"},
+      {[&] { Rewind(1, 2, -1); }, "back to -1 rows"},
+  };
+  for (const auto& [make, message] : cases) {
+    runner_->Reset();
+    Plan();
+    Enter(1, {1, 2}, 2);
+    Work(1, 0, 2, true, {0});
+    Run();
+    ++epoch_;
+    Plan();
+    make();
+    EXPECT_THAT(RunFails(), HasSubstr(message));
+  }
+  runner_->Reset();
+  Plan();
+  Enter(1, {1, 2}, 2);
+  Work(1, 0, 2, true, {0});
+  Run();
+  Plan();
+  Rewind(1, 2, 1);
+  EXPECT_THAT(RunFails(), HasSubstr("in the middle of an epoch"));
 }
 
 TEST_F(StepRunnerTest, AModelThatComputesNanIsAnErrorOfTheStep) {

@@ -110,6 +110,8 @@ void Coordinator::Execute(Command command, EmissionSink& sink) {
     sink.OnReject(std::move(*reject));
   } else if (auto* assign = std::get_if<AssignRank>(&command)) {
     link_->Execute(*assign);
+  } else if (auto* load = std::get_if<LoadExperts>(&command)) {
+    link_->Execute(*load);
   } else if (auto* evict = std::get_if<EvictWorker>(&command)) {
     link_->Execute(*evict);
   } else if (std::holds_alternative<Drained>(command)) {

@@ -45,6 +45,29 @@ absl::StatusOr<TokenLogprobs> FromProto(const proto::TokenLogprobs& message) {
   return logprobs;
 }
 
+void ToProto(const ExpertPlacement& placement,
+             google::protobuf::RepeatedPtrField<proto::LayerPlacement>& layers) {
+  for (int layer = 0; layer < placement.layers(); ++layer) {
+    proto::LayerPlacement& out = *layers.Add();
+    for (int expert = 0; expert < placement.n_routed_experts(layer); ++expert) {
+      const absl::Span<const RankId> holders = placement.Holders(layer, ExpertId(expert));
+      out.add_replicas(static_cast<int32_t>(holders.size()));
+      for (RankId rank : holders) out.add_ranks(rank.value());
+    }
+  }
+}
+
+absl::StatusOr<std::vector<absl::Duration>> Durations(
+    const google::protobuf::RepeatedField<int64_t>& microseconds) {
+  std::vector<absl::Duration> durations;
+  durations.reserve(microseconds.size());
+  for (int64_t value : microseconds) {
+    if (value < 0) return absl::InvalidArgumentError("step result: a negative duration");
+    durations.push_back(absl::Microseconds(value));
+  }
+  return durations;
+}
+
 }  // namespace
 
 void ToProto(const StepPlan& plan, proto::StepPlan& message) {
@@ -52,6 +75,12 @@ void ToProto(const StepPlan& plan, proto::StepPlan& message) {
   message.set_epoch(plan.epoch.value());
   message.set_step(plan.step.value());
   message.set_timeout_us(absl::ToInt64Microseconds(plan.timeout));
+  for (const Rewind& rewind : plan.plan.rewind) {
+    proto::Rewind& out = *message.add_rewind();
+    out.set_id(rewind.id.value());
+    out.set_tokens(rewind.tokens);
+    out.set_rows(rewind.rows);
+  }
   for (const NewSequence& sequence : plan.plan.new_sequences) {
     proto::NewSequence& out = *message.add_new_sequences();
     out.set_id(sequence.id.value());
@@ -78,16 +107,16 @@ void ToProto(const AssignRank& command, const std::vector<std::string>& endpoint
   message.set_epoch(command.epoch.value());
   message.set_rank(command.rank.value());
   for (const std::string& endpoint : endpoints) message.add_endpoints(endpoint);
+  if (command.placement != nullptr) ToProto(*command.placement, *message.mutable_placement());
+}
+
+void ToProto(const LoadExperts& command, int64_t serial, proto::LoadExperts& message) {
+  message.Clear();
+  message.set_serial(serial);
+  message.set_rank(command.rank.value());
   if (command.placement == nullptr) return;
-  const ExpertPlacement& placement = *command.placement;
-  for (int layer = 0; layer < placement.layers(); ++layer) {
-    proto::LayerPlacement& out = *message.add_placement();
-    for (int expert = 0; expert < placement.n_routed_experts(layer); ++expert) {
-      const absl::Span<const RankId> holders = placement.Holders(layer, ExpertId(expert));
-      out.add_replicas(static_cast<int32_t>(holders.size()));
-      for (RankId rank : holders) out.add_ranks(rank.value());
-    }
-  }
+  message.set_world_size(command.placement->world_size());
+  ToProto(*command.placement, *message.mutable_placement());
 }
 
 absl::Status FromProto(const proto::Status& message) {
@@ -109,6 +138,8 @@ absl::StatusOr<StepDone> FromProto(const proto::StepDone& message, WorkerId work
   }
   done.busy = absl::Microseconds(message.busy_us());
   done.waiting = absl::Microseconds(message.waiting_us());
+  SHOAL_ASSIGN_OR_RETURN(done.waiting_dispatch, Durations(message.waiting_dispatch_us()));
+  SHOAL_ASSIGN_OR_RETURN(done.waiting_combine, Durations(message.waiting_combine_us()));
   done.tokens.reserve(message.tokens_size());
   for (const proto::SampledToken& in : message.tokens()) {
     if (in.position() < 1 || in.token() < 0) {

@@ -3,6 +3,7 @@
 // is checked here, so that only well-formed events reach it.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@ namespace shoal {
 
 namespace proto {
 class AssignRank;
+class LoadExperts;
 class Status;
 class StepDone;
 class StepPlan;
@@ -22,9 +24,12 @@ class StepPlan;
 // Replaces `message` by `plan`.
 void ToProto(const StepPlan& plan, proto::StepPlan& message);
 
-// Replaces `message` by `command`; endpoints[r] is where rank r listens.
+// Replaces `message` by `command`; endpoints[r] is where rank r listens, empty if it is absent.
 void ToProto(const AssignRank& command, const std::vector<std::string>& endpoints,
              proto::AssignRank& message);
+
+// Replaces `message` by `command`, the `serial`-th of its stream.
+void ToProto(const LoadExperts& command, int64_t serial, proto::LoadExperts& message);
 
 // An unknown code becomes kUnknown.
 absl::Status FromProto(const proto::Status& message);

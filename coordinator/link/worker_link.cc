@@ -96,6 +96,7 @@ class WorkerLink::Server final : public proto::Cluster::CallbackService,
 
   void Send(WorkerId worker, const std::shared_ptr<const proto::CoordinatorMessage>& message);
   void Assign(const AssignRank& command);
+  void Load(const LoadExperts& command);
   void Evict(WorkerId worker, const absl::Status& why);
   void CloseSilent(absl::Time now);
   void Shutdown(const std::string& reason, absl::Time deadline);
@@ -188,6 +189,9 @@ absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
                                 absl::StrCat(hello.max_batch_rows())));
   SHOAL_RETURN_IF_ERROR(
       Differs("max-running", absl::StrCat(wanted.max_running), absl::StrCat(hello.max_running())));
+  if (hello.endpoint().empty()) {
+    return absl::FailedPreconditionError("worker refused: it has no endpoint for its peers");
+  }
   if (hello.cache_blocks() < 1) {
     return absl::FailedPreconditionError(absl::StrCat(
         "worker refused: it has ", hello.cache_blocks(), " cache blocks, want at least 1"));
@@ -233,6 +237,8 @@ absl::Status WorkerLink::Server::OnHello(WorkerSession& session, const proto::He
   joined.pid = identity.pid;
   joined.cache_blocks = hello.cache_blocks();
   if (hello.has_wanted_rank()) joined.wanted_rank = RankId(hello.wanted_rank());
+  joined.rank_fixed = hello.rank_fixed();
+  if (options_.on_joined) options_.on_joined(identity);
   if (!post_(std::move(joined)))
     return absl::ResourceExhaustedError("the coordinator's event queue is full");
   return absl::OkStatus();
@@ -242,11 +248,13 @@ absl::Status WorkerLink::Server::OnMessage(WorkerSession& session,
                                            const proto::WorkerMessage& message) {
   if (message.has_hello()) return OnHello(session, message.hello());
   WorkerIdentity identity;
+  int64_t load_serial = 0;
   {
     absl::MutexLock lock(&mutex_);
     if (!session.identity.has_value())
       return absl::InvalidArgumentError("the first message is no hello");
     identity = *session.identity;
+    load_serial = session.load_serial;
   }
   switch (message.body_case()) {
     case proto::WorkerMessage::kHeartbeat:
@@ -260,6 +268,13 @@ absl::Status WorkerLink::Server::OnMessage(WorkerSession& session,
     }
     case proto::WorkerMessage::kReady:
       if (!post_(WorkerReady{identity.worker, Epoch(message.ready().epoch())})) {
+        return absl::ResourceExhaustedError("the coordinator's event queue is full");
+      }
+      return absl::OkStatus();
+    case proto::WorkerMessage::kLoaded:
+      // What an older LoadExperts named is loaded: of no interest any more.
+      if (message.loaded().serial() != load_serial) return absl::OkStatus();
+      if (!post_(WorkerLoaded{identity.worker})) {
         return absl::ResourceExhaustedError("the coordinator's event queue is full");
       }
       return absl::OkStatus();
@@ -311,17 +326,32 @@ void WorkerLink::Server::Send(WorkerId worker,
 }
 
 void WorkerLink::Server::Assign(const AssignRank& command) {
-  std::vector<std::string> endpoints;
+  std::vector<std::string> endpoints(command.members.size());
   {
     absl::MutexLock lock(&mutex_);
-    for (WorkerId member : command.members) {
-      const auto found = joined_.find(member);
-      endpoints.push_back(found == joined_.end() ? std::string() : found->second->endpoint);
+    for (size_t rank = 0; rank < endpoints.size(); ++rank) {
+      if (!command.members[rank].has_value()) continue;
+      const auto found = joined_.find(*command.members[rank]);
+      if (found == joined_.end()) return;
+      endpoints[rank] = found->second->endpoint;
     }
   }
   auto message = std::make_shared<proto::CoordinatorMessage>();
   ToProto(command, endpoints, *message->mutable_assign_rank());
   message->mutable_assign_rank()->set_token_limit(options_.token_limit);
+  Send(command.worker, message);
+}
+
+void WorkerLink::Server::Load(const LoadExperts& command) {
+  int64_t serial = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = joined_.find(command.worker);
+    if (found == joined_.end()) return;
+    serial = ++found->second->load_serial;
+  }
+  auto message = std::make_shared<proto::CoordinatorMessage>();
+  ToProto(command, serial, *message->mutable_load_experts());
   Send(command.worker, message);
 }
 
@@ -377,6 +407,8 @@ WorkerLink::~WorkerLink() { Shutdown("", absl::Now()); }
 std::string WorkerLink::address() const { return server_->address(); }
 
 void WorkerLink::Execute(const AssignRank& command) { server_->Assign(command); }
+
+void WorkerLink::Execute(const LoadExperts& command) { server_->Load(command); }
 
 void WorkerLink::Execute(const SendPlan& command) {
   auto message = std::make_shared<proto::CoordinatorMessage>();

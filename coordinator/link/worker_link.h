@@ -57,6 +57,8 @@ struct WorkerLinkOptions {
   std::function<void(const WorkerIdentity&, int64_t done_bytes, int64_t total_bytes)> on_progress;
   // A worker was refused, or said goodbye with an error.
   std::function<void(const WorkerIdentity&, const absl::Status&)> on_failure;
+  // A worker said hello and was accepted; also one that comes back.
+  std::function<void(const WorkerIdentity&)> on_joined;
   // The core evicted a worker: it may hang, and its supervisor may want to end it.
   std::function<void(const WorkerIdentity&, const absl::Status&)> on_evicted;
 };
@@ -77,8 +79,10 @@ class WorkerLink {
   std::string address() const;  // HOST:PORT, the port resolved
 
   // The core's commands. Never block; a worker that is gone meanwhile is no error (its WorkerLost
-  // is on its way).
+  // is on its way). An assignment is not sent when one of its members is gone: the core will raise
+  // the epoch again.
   void Execute(const AssignRank& command);
+  void Execute(const LoadExperts& command);
   void Execute(const SendPlan& command);
   void Execute(const EvictWorker& command);
   // Time passes: closes connections that never said hello.

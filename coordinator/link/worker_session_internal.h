@@ -49,6 +49,7 @@ class WorkerSession final
   std::optional<WorkerIdentity> identity;  // set by a hello that was accepted
   std::string endpoint;
   uint64_t boot_nonce = 0;
+  int64_t load_serial = 0;  // of the last LoadExperts that was sent
 
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;

@@ -95,7 +95,8 @@ class LinkTest : public ::testing::Test {
     link_ = *std::move(link);
   }
   std::unique_ptr<CoordinatorLink> Dial(const proto::Hello& hello,
-                                        std::function<void()> on_interrupt = nullptr) {
+                                        std::function<void(std::optional<Epoch>)> on_interrupt =
+                                            nullptr) {
     CoordinatorLinkOptions options;
     options.coordinator = link_->address();
     options.on_interrupt = std::move(on_interrupt);
@@ -128,6 +129,7 @@ TEST_F(LinkTest, AHelloBecomesWorkerJoined) {
   EXPECT_EQ(joined->pid, 4711);
   EXPECT_EQ(joined->cache_blocks, 100);
   EXPECT_EQ(joined->wanted_rank, RankId(3));
+  EXPECT_FALSE(joined->rank_fixed);
 }
 
 TEST_F(LinkTest, AWorkerThatDiffersIsRefusedWithBothValues) {
@@ -152,6 +154,7 @@ TEST_F(LinkTest, AWorkerThatDiffersIsRefusedWithBothValues) {
            {"max-batch-rows", "'64'", "'1'"}},
           {[](proto::Hello& hello) { hello.set_max_running(9); }, {"max-running", "'8'", "'9'"}},
           {[](proto::Hello& hello) { hello.set_cache_blocks(0); }, {"0 cache blocks"}},
+          {[](proto::Hello& hello) { hello.clear_endpoint(); }, {"no endpoint"}},
       };
   for (const auto& [change, facts] : cases) {
     proto::Hello hello = GoodHello();
@@ -215,6 +218,7 @@ TEST_F(LinkTest, APlanArrivesAsItWasSent) {
   command.plan.plan.work.push_back(work);
   command.plan.plan.stop_decode = {SequenceId(4)};
   command.plan.plan.forget = {SequenceId(5), SequenceId(6)};
+  command.plan.plan.rewind = {{SequenceId(2), 12, 11}};
   link_->Execute(command);
 
   auto received = worker->Receive(Soon());
@@ -231,32 +235,81 @@ TEST_F(LinkTest, APlanArrivesAsItWasSent) {
       "logit_bias_values: -100 } } "
       "work { id: 9 start: 1 count: 2 sample: true prompt_logprobs: true new_blocks: 3 new_blocks: "
       "1 } "
-      "stop_decode: 4 forget: 5 forget: 6");
+      "stop_decode: 4 forget: 5 forget: 6 rewind { id: 2 tokens: 12 rows: 11 }");
 }
 
 TEST_F(LinkTest, AnAssignmentNamesEveryEndpointAndInterrupts) {
   Start();
   proto::Hello hello = GoodHello();
   hello.set_endpoint("endpoint-0");
-  bool interrupted = false;
-  auto worker = Dial(hello, [&] { interrupted = true; });
+  std::optional<Epoch> interrupted;
+  auto worker = Dial(hello, [&](std::optional<Epoch> epoch) { interrupted = epoch; });
   AssignRank command;
   command.worker = Join(*worker);
   hello.set_endpoint("endpoint-1");
   auto other = Dial(hello);
-  command.members = {command.worker, Join(*other)};
+  command.members = {command.worker, Join(*other), std::nullopt};
   command.epoch = Epoch(2);
   command.rank = RankId(0);
-  auto placement = ExpertPlacement::Create(2, {{}, {{RankId(0), RankId(1)}, {RankId(1)}}});
+  auto placement = ExpertPlacement::Create(3, {{}, {{RankId(0), RankId(1)}, {RankId(1)}}});
   ASSERT_TRUE(placement.ok());
   command.placement = std::make_shared<const ExpertPlacement>(*std::move(placement));
   link_->Execute(command);
   auto received = worker->Receive(Soon());
   ASSERT_TRUE(received.ok() && *received != nullptr);
-  EXPECT_TRUE(interrupted);  // before the message could be seen
+  EXPECT_EQ(interrupted, Epoch(2));  // before the message could be seen
   EXPECT_EQ((*received)->assign_rank().ShortDebugString(),
-            "epoch: 2 endpoints: \"endpoint-0\" endpoints: \"endpoint-1\" placement { } "
+            "epoch: 2 endpoints: \"endpoint-0\" endpoints: \"endpoint-1\" endpoints: \"\" "
+            "placement { } placement { replicas: 2 replicas: 1 ranks: 0 ranks: 1 ranks: 1 }");
+}
+
+// The core will hear of the loss and raise the epoch again; nobody shall try to connect meanwhile.
+TEST_F(LinkTest, AnAssignmentWithAMemberThatIsGoneIsNotSent) {
+  Start();
+  auto worker = Dial(GoodHello());
+  AssignRank command;
+  command.worker = Join(*worker);
+  auto other = Dial(GoodHello());
+  command.members = {command.worker, Join(*other)};
+  other.reset();
+  ASSERT_TRUE(std::holds_alternative<WorkerLost>(events_.Next()));
+  command.epoch = Epoch(2);
+  link_->Execute(command);
+  command.epoch = Epoch(3);
+  command.members = {command.worker, std::nullopt};
+  link_->Execute(command);
+  auto received = worker->Receive(Soon());
+  ASSERT_TRUE(received.ok() && *received != nullptr);
+  EXPECT_EQ((*received)->assign_rank().epoch(), 3);
+}
+
+TEST_F(LinkTest, LoadedMeansTheLastThatWasToBeLoaded) {
+  Start();
+  auto worker = Dial(GoodHello());
+  LoadExperts command;
+  command.worker = Join(*worker);
+  command.rank = RankId(1);
+  auto placement = ExpertPlacement::Create(2, {{{RankId(0), RankId(1)}, {RankId(1)}}});
+  ASSERT_TRUE(placement.ok());
+  command.placement = std::make_shared<const ExpertPlacement>(*std::move(placement));
+  link_->Execute(command);
+  link_->Execute(command);
+  auto received = worker->Receive(Soon());
+  ASSERT_TRUE(received.ok() && *received != nullptr);
+  EXPECT_EQ((*received)->load_experts().ShortDebugString(),
+            "serial: 1 rank: 1 world_size: 2 "
             "placement { replicas: 2 replicas: 1 ranks: 0 ranks: 1 ranks: 1 }");
+  const auto say_loaded = [&](int64_t serial) {
+    auto message = std::make_unique<proto::WorkerMessage>();
+    message->mutable_loaded()->set_serial(serial);
+    worker->Send(std::move(message));
+  };
+  say_loaded(1);
+  EXPECT_TRUE(std::holds_alternative<Tick>(events_.Next(absl::Milliseconds(100))));
+  say_loaded(2);
+  const Event event = events_.Next();
+  ASSERT_TRUE(std::holds_alternative<WorkerLoaded>(event));
+  EXPECT_EQ(std::get<WorkerLoaded>(event).worker, command.worker);
 }
 
 TEST_F(LinkTest, AResultBecomesStepDone) {
@@ -271,6 +324,10 @@ TEST_F(LinkTest, AResultBecomesStepDone) {
   sent.mutable_status()->set_message("slow");
   sent.set_busy_us(1000);
   sent.set_waiting_us(20);
+  sent.add_waiting_dispatch_us(0);
+  sent.add_waiting_dispatch_us(15);
+  sent.add_waiting_combine_us(5);
+  sent.add_waiting_combine_us(0);
   proto::SampledToken& token = *sent.add_tokens();
   token.set_sequence(9);
   token.set_position(3);
@@ -293,6 +350,10 @@ TEST_F(LinkTest, AResultBecomesStepDone) {
   EXPECT_EQ(done->status, absl::DeadlineExceededError("slow"));
   EXPECT_EQ(done->busy, absl::Milliseconds(1));
   EXPECT_EQ(done->waiting, absl::Microseconds(20));
+  EXPECT_EQ(done->waiting_dispatch,
+            (std::vector<absl::Duration>{absl::ZeroDuration(), absl::Microseconds(15)}));
+  EXPECT_EQ(done->waiting_combine,
+            (std::vector<absl::Duration>{absl::Microseconds(5), absl::ZeroDuration()}));
   ASSERT_EQ(done->tokens.size(), 1u);
   EXPECT_EQ(done->tokens[0].sequence, SequenceId(9));
   EXPECT_EQ(done->tokens[0].position, 3);
@@ -357,7 +418,7 @@ TEST_F(LinkTest, AnEvictedWorkerLearnsWhyAndIsNoEvent) {
     };
   });
   bool interrupted = false;
-  auto worker = Dial(GoodHello(), [&] { interrupted = true; });
+  auto worker = Dial(GoodHello(), [&](std::optional<Epoch>) { interrupted = true; });
   const WorkerId id = Join(*worker);
   link_->Execute(EvictWorker{id, absl::UnavailableError("its heartbeat stopped")});
   told.WaitForNotification();

@@ -32,13 +32,11 @@ absl::Status CheckSane(const CoreConfig& config, const Request& request) {
 }
 
 absl::Status CheckFits(const ServingState& state, int64_t rows) {
-  int64_t most = 0;
-  for (const RankBatch& rank : state.ranks) most = std::max(most, rank.blocks.total());
   const int64_t wanted = (rows + state.config.block_tokens - 1) / state.config.block_tokens;
-  if (wanted <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens want ", wanted,
-                                                 " cache blocks of ", state.config.block_tokens,
-                                                 " tokens, a worker has ", most));
+  if (wanted <= state.most_blocks) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "prompt and max_tokens want ", wanted, " cache blocks of ", state.config.block_tokens,
+      " tokens, a worker has ", state.most_blocks));
 }
 
 // How long until what waits now has gone through, at the pace of late.
@@ -102,7 +100,7 @@ void Arrive(ServingState& state, Request request, absl::Time now, std::vector<Co
     return reject(std::move(sane));
   }
   const int64_t rows = static_cast<int64_t>(request.prompt.size()) + request.max_tokens - 1;
-  if (state.serving) {
+  if (!state.ranks.empty()) {
     if (absl::Status fits = CheckFits(state, rows); !fits.ok()) return reject(std::move(fits));
   }
   if (request.deadline <= now) {

@@ -15,7 +15,7 @@ namespace shoal {
 // estimate of when it is not). One whose id is live already is ignored.
 void Arrive(ServingState& state, Request request, absl::Time now, std::vector<Command>& commands);
 
-// Once the blocks of all ranks are known: ends queued requests that none of them could ever hold.
+// Ends requests that no rank could ever hold: to be called when the largest one is known, or shrinks.
 void EndOversized(ServingState& state, absl::Time now, std::vector<Command>& commands);
 
 }  // namespace shoal

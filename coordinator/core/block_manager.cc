@@ -54,16 +54,10 @@ void BlockManager::Release(BlockId block) {
 bool BlockManager::IsIdle(BlockId block) const { return slots_[block.value()].idle; }
 
 void BlockManager::DropContentsAfter(StepId committed) {
-  SHOAL_CHECK(used_ == 0);
-  for (int32_t index = oldest_idle_; index != kNil;) {
-    const int32_t newer = slots_[index].newer;
-    const BlockId block(index);
-    if (cache_.ValidAfter(block) > committed) {
-      RemoveIdle(index);
-      cache_.Erase(block);
-      free_.push_back(block);
-    }
-    index = newer;
+  for (const BlockId block : cache_.EraseAfter(committed)) {
+    if (!IsIdle(block)) continue;
+    RemoveIdle(block.value());
+    free_.push_back(block);
   }
 }
 

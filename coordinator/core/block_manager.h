@@ -32,8 +32,7 @@ class BlockManager {
   void Release(BlockId block);
   bool IsIdle(BlockId block) const;
 
-  // Forgets the contents that steps after `committed` were to write. Requires that no block is
-  // referred to.
+  // Forgets the contents that steps after `committed` were to write; references stay.
   void DropContentsAfter(StepId committed);
 
   PrefixCache& cache() { return cache_; }

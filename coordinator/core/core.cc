@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who is told of which event. All decisions are elsewhere: membership (who belongs to the unit),
-// admission (who gets in), step_planner and scheduler (who computes what), step_results (what
-// counts), endings (what is over).
+// epoch_change (what that does to what runs), admission (who gets in), step_planner and scheduler (who
+// computes what), step_results (what counts), endings (what is over).
 #include "coordinator/core/core.h"
 
 #include <algorithm>
@@ -12,11 +12,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/admission.h"
+#include "coordinator/core/cluster_view.h"
 #include "coordinator/core/endings.h"
+#include "coordinator/core/epoch_change.h"
 #include "coordinator/core/membership.h"
+#include "coordinator/core/recovery_log.h"
 #include "coordinator/core/serving_state.h"
 #include "coordinator/core/step_planner.h"
 #include "coordinator/core/step_results.h"
+#include "coordinator/core/waiting_matrix.h"
 #include "engine/base/check.h"
 
 namespace shoal {
@@ -28,23 +32,6 @@ bool BlamesOthers(const absl::Status& status) {
          absl::IsAborted(status) || absl::IsCancelled(status);
 }
 
-std::shared_ptr<const ExpertPlacement> PlacementOf(const CoreConfig& config) {
-  if (config.placement != nullptr) return config.placement;
-  auto contiguous = ExpertPlacement::Contiguous(config.workers, config.n_routed_experts);
-  SHOAL_CHECK(contiguous.ok());  // by Validate
-  return std::make_shared<const ExpertPlacement>(*std::move(contiguous));
-}
-
-std::vector<int> ExpertsByRank(const ExpertPlacement& placement) {
-  std::vector<int> experts(placement.world_size(), 0);
-  for (int layer = 0; layer < placement.layers(); ++layer) {
-    for (int expert = 0; expert < placement.n_routed_experts(layer); ++expert) {
-      for (const RankId rank : placement.Holders(layer, ExpertId(expert))) ++experts[rank.value()];
-    }
-  }
-  return experts;
-}
-
 // More running sequences than rows would leave some of them without a row.
 CoreConfig Consistent(CoreConfig config) {
   config.max_running_sequences = std::min(config.max_running_sequences, config.max_batch_rows);
@@ -53,18 +40,25 @@ CoreConfig Consistent(CoreConfig config) {
 
 class CoordinatorCore final : public Core {
  public:
-  CoordinatorCore(const CoreConfig& config, std::shared_ptr<const ExpertPlacement> placement)
-      : experts_by_rank_(ExpertsByRank(*placement)),
-        membership_(config, std::move(placement)),
-        state_(Consistent(config)) {}
+  explicit CoordinatorCore(const CoreConfig& config)
+      : membership_(config), state_(Consistent(config)),
+        waiting_(config.workers, config.step_timeout) {}
 
   void Step(const Event& event, absl::Time now, std::vector<Command>& commands) override {
     std::visit([&](const auto& e) { On(e, now, commands); }, event);
-    planner_.PlanSteps(state_, now, commands);
-    ContinueDrain(state_, now, commands);
+    if (state_.serving && membership_.has_entrants()) {
+      // They enter between two steps: what is in flight ends, nothing more is planned.
+      if (state_.in_flight.empty()) LetEnter(now, commands);
+    } else {
+      planner_.PlanSteps(state_, now, commands);
+    }
+    ContinueDrain(state_, state_.serving || membership_.connecting() || membership_.HasLoaders(),
+                  now, commands);
   }
 
-  ClusterSnapshot Snapshot(absl::Time now) const override;
+  ClusterSnapshot Snapshot(absl::Time now) const override {
+    return ViewCluster(state_, membership_, log_, waiting_, now);
+  }
 
  private:
   void On(const RequestArrived& event, absl::Time now, std::vector<Command>& commands) {
@@ -76,12 +70,13 @@ class CoordinatorCore final : public Core {
   void On(const WorkerJoined& event, absl::Time now, std::vector<Command>& commands) {
     membership_.Joined(event, now, commands);
   }
-  void On(const WorkerReady& event, absl::Time now, std::vector<Command>& commands) {
+  void On(const WorkerLoaded& event, absl::Time now, std::vector<Command>& commands) {
     membership_.Answered(event.worker, now);
-    if (membership_.Ready(event.worker, event.epoch)) BeginServing(now, commands);
+    if (membership_.Loaded(event.worker, now, commands)) loaded_last_ = now;
   }
+  void On(const WorkerReady& event, absl::Time now, std::vector<Command>& commands);
   void On(const WorkerLost& event, absl::Time now, std::vector<Command>& commands) {
-    InterruptIf(membership_.Lost(event.worker, event.why, now, commands), now, commands);
+    EndAfterLoss(membership_.Lost(event.worker, event.why, now, commands), now, commands);
   }
   void On(const StepDone& event, absl::Time now, std::vector<Command>& commands);
   void On(const Heartbeat& event, absl::Time now, std::vector<Command>&) {
@@ -90,119 +85,102 @@ class CoordinatorCore final : public Core {
   void On(const Tick&, absl::Time now, std::vector<Command>& commands);
   void On(const DrainStarted&, absl::Time, std::vector<Command>&) { state_.draining = true; }
 
-  void BeginServing(absl::Time now, std::vector<Command>& commands);
-  void InterruptIf(const std::optional<absl::Status>& what, absl::Time now,
-                   std::vector<Command>& commands) {
-    if (what.has_value()) Interrupt(state_, *what, now, commands);
+  void EndAfterLoss(const std::optional<EpochEnd>& end, absl::Time now,
+                    std::vector<Command>& commands) {
+    if (end.has_value()) End(Recovery::Cause::kLoss, *end, now, commands);
   }
-  WorkerSnapshot SnapshotOf(RankId rank, const Member& member, absl::Time now) const;
+  // The membership has ended its epoch.
+  void End(Recovery::Cause cause, const EpochEnd& end, absl::Time now,
+           std::vector<Command>& commands);
+  void LetEnter(absl::Time now, std::vector<Command>& commands);
 
-  const std::vector<int> experts_by_rank_;
   Membership membership_;
   ServingState state_;
   StepPlanner planner_;
+  RecoveryLog log_;
+  WaitingMatrix waiting_;
+  absl::Time loaded_last_;  // a worker said so
 };
 
-void CoordinatorCore::BeginServing(absl::Time now, std::vector<Command>& commands) {
-  std::vector<RankBatch> ranks;
-  for (int r = 0; r < state_.config.workers; ++r) {
-    const Member& member = *membership_.At(RankId(r));
-    // A worker that stays still has in its cache what committed steps wrote.
-    if (!state_.ranks.empty() && state_.ranks[r].worker == member.id) {
-      ranks.push_back(std::move(state_.ranks[r]));
-    } else {
-      ranks.emplace_back(member.id, member.cache_blocks, state_.config.block_tokens);
-    }
-  }
-  state_.ranks = std::move(ranks);
-  state_.epoch = membership_.epoch();
-  state_.serving = true;
-  EndOversized(state_, now, commands);
+void CoordinatorCore::End(Recovery::Cause cause, const EpochEnd& end, absl::Time now,
+                          std::vector<Command>& commands) {
+  const Interrupted counts = EndEpoch(state_, membership_.roster(), now, commands);
+  for (const RankId rank : counts.lost) waiting_.Forget(rank);
+  if (!membership_.formed()) return;  // the first epoch has not begun yet
+  Recovery recovery;
+  recovery.epoch = membership_.epoch();
+  recovery.cause = cause;
+  recovery.who = end.who;
+  recovery.why = end.why;
+  recovery.heard = end.heard;
+  recovery.suspected = end.suspected;
+  recovery.decided = now;
+  recovery.rewound = counts.rewound;
+  recovery.replayed = counts.replayed;
+  log_.Begin(std::move(recovery));
+}
+
+void CoordinatorCore::LetEnter(absl::Time now, std::vector<Command>& commands) {
+  const EpochEnd end{membership_.entrants(), "has loaded its experts", loaded_last_, loaded_last_};
+  membership_.Raise(now, commands);
+  End(Recovery::Cause::kEntry, end, now, commands);
+}
+
+void CoordinatorCore::On(const WorkerReady& event, absl::Time now, std::vector<Command>& commands) {
+  membership_.Answered(event.worker, now);
+  if (!membership_.Ready(event.worker, event.epoch)) return;
+  BeginEpoch(state_, membership_, now, commands);
+  log_.Fenced(now);
+  if (state_.requests.empty()) log_.Resumed(now);
 }
 
 void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Command>& commands) {
   membership_.Answered(event.worker, now);
-  const Member* member = membership_.Find(event.worker);
-  if (member == nullptr || !member->rank.has_value() || !state_.serving ||
-      event.epoch != state_.epoch) {
+  const Member* member = membership_.roster().Find(event.worker);
+  if (member == nullptr || !member->in_epoch || !state_.serving || event.epoch != state_.epoch) {
     return;
   }
+  const RankId rank = *member->rank;
   absl::Status status = event.status;
   bool blames_others = BlamesOthers(status);
   if (status.ok()) {
-    status = FileResults(state_, *member->rank, event);
-    if (status.ok()) return CommitSteps(state_, now, commands);
+    const absl::StatusOr<bool> filed = FileResults(state_, rank, event);
+    if (filed.ok()) {
+      if (!*filed) return;
+      waiting_.Add(rank, event);
+      const StepId before = state_.last_committed;
+      CommitSteps(state_, now, commands);
+      if (state_.last_committed != before) log_.Resumed(now);
+      return;
+    }
+    status = filed.status();
     blames_others = false;
   }
-  const absl::Status what = absl::UnavailableError(
-      absl::StrCat("step ", event.step.value(), " failed on ", membership_.Describe(event.worker),
-                   ": ", status.ToString()));
-  Interrupt(state_, what, now, commands);
-  if (blames_others) {
-    membership_.Reassign(now, commands);
-    membership_.Answered(event.worker, now);  // in the new epoch: its failure was an answer
-  } else {
-    membership_.Evict({{event.worker, status}}, now, commands);
+  waiting_.Add(rank, event);
+  if (!blames_others) {
+    return EndAfterLoss(membership_.Evict({{event.worker, status}}, now, commands), now, commands);
   }
+  EpochEnd end{membership_.roster().Describe(event.worker),
+               absl::StrCat("step ", event.step.value(), ": ", status.ToString()), now, now};
+  if (const std::optional<RankId> slowest = waiting_.Snapshot().straggler) {
+    absl::StrAppend(&end.why, "; slowest of late was rank ", slowest->value());
+  }
+  membership_.Raise(now, commands);
+  membership_.Answered(event.worker, now);  // in the new epoch: its failure was an answer
+  End(Recovery::Cause::kStep, end, now, commands);
 }
 
 void CoordinatorCore::On(const Tick&, absl::Time now, std::vector<Command>& commands) {
-  InterruptIf(membership_.Tick(now, commands), now, commands);
+  EndAfterLoss(membership_.Tick(now, commands), now, commands);
   std::vector<Membership::Eviction> overdue;
   for (const RankId rank : OverdueRanks(state_, now)) {
-    overdue.push_back({membership_.At(rank)->id,
+    overdue.push_back({state_.ranks[rank.value()].worker,
                        absl::DeadlineExceededError(absl::StrCat(
                            "no report of step ", state_.in_flight.front().id.value(), " within ",
                            absl::FormatDuration(now - state_.in_flight.front().began)))});
   }
-  InterruptIf(membership_.Evict(overdue, now, commands), now, commands);
+  EndAfterLoss(membership_.Evict(overdue, now, commands), now, commands);
   ExpireDeadlines(state_, now, commands);
-}
-
-WorkerSnapshot CoordinatorCore::SnapshotOf(RankId rank, const Member& member,
-                                           absl::Time now) const {
-  WorkerSnapshot snapshot;
-  snapshot.worker = member.id;
-  snapshot.rank = rank;
-  snapshot.pid = member.pid;
-  snapshot.host = member.host;
-  snapshot.experts = experts_by_rank_[rank.value()];
-  snapshot.blocks_total = member.cache_blocks;
-  const Member* present = membership_.At(rank);
-  if (present == nullptr) {
-    snapshot.state = "gone";
-  } else if (!state_.serving) {
-    snapshot.state = "loading";
-  } else {
-    snapshot.state = state_.draining ? "draining" : "serving";
-    const RankBatch& batch = state_.ranks[rank.value()];
-    snapshot.blocks_used = batch.blocks.used();
-    snapshot.running_sequences = static_cast<int>(batch.running.size());
-    snapshot.tokens_per_s = batch.committed_tokens.PerSecond(now);
-  }
-  return snapshot;
-}
-
-ClusterSnapshot CoordinatorCore::Snapshot(absl::Time now) const {
-  ClusterSnapshot snapshot;
-  snapshot.epoch = membership_.epoch();
-  for (int r = 0; r < state_.config.workers; ++r) {
-    if (const Member* member = membership_.LastKnownAt(RankId(r))) {
-      snapshot.workers.push_back(SnapshotOf(RankId(r), *member, now));
-    }
-  }
-  snapshot.requests_waiting = state_.waiting_requests;
-  snapshot.requests_running =
-      static_cast<int64_t>(state_.requests.size()) - state_.waiting_requests;
-  const ServingCounters& counters = state_.counters;
-  snapshot.prefix_cache_queries = counters.prefix_cache_queries;
-  snapshot.prefix_cache_hits = counters.prefix_cache_hits;
-  snapshot.preemptions = counters.preemptions;
-  snapshot.prompt_tokens = counters.prompt_tokens;
-  snapshot.generation_tokens = counters.generation_tokens;
-  snapshot.steps = counters.steps;
-  snapshot.serving = state_.serving;
-  return snapshot;
 }
 
 }  // namespace
@@ -218,7 +196,9 @@ absl::Status Validate(const CoreConfig& config) {
         at_least("max_context", config.max_context, 1),
         at_least("max_batch_rows", config.max_batch_rows, 1),
         at_least("max_running_sequences", config.max_running_sequences, 1),
-        at_least("max_queued_requests", config.max_queued_requests, 1)}) {
+        at_least("max_queued_requests", config.max_queued_requests, 1),
+        at_least("holders", config.holders, 1),
+        at_least("redundant_experts", config.redundant_experts, 0)}) {
     if (!status.ok()) return status;
   }
   if (config.max_context > std::numeric_limits<int32_t>::max() / 2) {
@@ -231,19 +211,24 @@ absl::Status Validate(const CoreConfig& config) {
       return absl::InvalidArgumentError("step, heartbeat and loading timeouts must be positive");
     }
   }
+  if (config.holders > config.workers) {
+    return absl::InvalidArgumentError(absl::StrCat("holders is ", config.holders, ", with ",
+                                                   config.workers, " workers it can be at most that"));
+  }
   if (config.placement == nullptr) {
+    if (config.holders > 1 || config.redundant_experts > 0) return absl::OkStatus();
     return ExpertPlacement::Contiguous(config.workers, config.n_routed_experts).status();
   }
-  if (config.placement->world_size() != config.workers) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the placement is for ", config.placement->world_size(), " workers, not ", config.workers));
+  if (config.holders > 1 || config.redundant_experts > 0) {
+    return absl::InvalidArgumentError(
+        "a placement says by itself who holds what: holders and redundant_experts go without one");
   }
-  return absl::OkStatus();
+  return config.placement->CheckFits(config.workers, config.n_routed_experts);
 }
 
 std::unique_ptr<Core> Core::Create(const CoreConfig& config) {
   SHOAL_CHECK(Validate(config).ok());
-  return std::make_unique<CoordinatorCore>(config, PlacementOf(config));
+  return std::make_unique<CoordinatorCore>(config);
 }
 
 }  // namespace shoal

@@ -5,11 +5,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "coordinator/core/cluster_snapshot.h"
 #include "coordinator/core/events.h"
 #include "engine/config/expert_placement.h"
 
@@ -18,49 +18,24 @@ namespace shoal {
 struct CoreConfig {
   int workers = 1;                       // ranks of the expert-parallel unit; serving starts when all are ready
   std::vector<int> n_routed_experts;     // by layer, 0 for dense ones
-  std::shared_ptr<const ExpertPlacement> placement;  // null: contiguous
+  // Who holds which expert when no rank is absent. Null: planned when the workers of the first epoch are known, so that
+  // every expert has `holders` on different ranks (on different hosts where there are any to choose from), and
+  // `redundant_experts` further copies per layer. With the defaults contiguous.
+  std::shared_ptr<const ExpertPlacement> placement;
+  int holders = 1;
+  int redundant_experts = 0;
   int block_tokens = 64;
   int64_t max_context = 2048;            // max_position_embeddings
   int32_t max_batch_rows = 512;          // per rank and step
   int32_t max_running_sequences = 64;    // per rank: also the largest number of sampled rows of a step
   int32_t max_queued_requests = 1024;    // beyond: Reject with ResourceExhausted
   bool prefix_cache = true;
-  absl::Duration step_timeout = absl::Seconds(30);
+  absl::Duration step_timeout = absl::Seconds(30);     // also from AssignRank to WorkerReady, with weights loaded
   absl::Duration heartbeat_timeout = absl::Milliseconds(300);
-  absl::Duration loading_timeout = absl::Minutes(30);  // from AssignRank to WorkerReady
-  // A lost worker or a failed step ends running requests with an error. With this they are computed
-  // again from prompt and committed tokens instead, as after a preemption; no client notices.
-  bool replay_on_failure = false;
+  absl::Duration loading_timeout = absl::Minutes(30);  // to WorkerLoaded, or the first WorkerReady
 };
 // InvalidArgument naming the first value that makes no sense, and what was wanted.
 absl::Status Validate(const CoreConfig& config);
-
-// What an operator sees: `GET /cluster`, `shoal status`, `/metrics`.
-struct WorkerSnapshot {
-  WorkerId worker;
-  RankId rank;
-  int64_t pid = 0;
-  std::string host;
-  std::string state;  // "loading", "serving", "draining", "gone"
-  int experts = 0;    // physical experts held, over all layers
-  int64_t blocks_used = 0;
-  int64_t blocks_total = 0;
-  int running_sequences = 0;
-  double tokens_per_s = 0;
-};
-struct ClusterSnapshot {
-  Epoch epoch;
-  std::vector<WorkerSnapshot> workers;  // by rank
-  int64_t requests_running = 0;
-  int64_t requests_waiting = 0;
-  int64_t prefix_cache_queries = 0;  // tokens looked up
-  int64_t prefix_cache_hits = 0;     // tokens found
-  int64_t preemptions = 0;
-  int64_t prompt_tokens = 0;
-  int64_t generation_tokens = 0;
-  int64_t steps = 0;
-  bool serving = false;  // all ranks ready
-};
 
 class Core {
  public:

@@ -11,9 +11,6 @@
 namespace shoal {
 namespace {
 
-// A request that brings the unit down each time must not come back forever.
-constexpr int32_t kMaxInterruptions = 3;
-
 Emit EmptyEmission(const Sequence& sequence) {
   Emit emit;
   emit.request = sequence.request->request.id;
@@ -43,33 +40,6 @@ void NoteFinish(ServingState& state, absl::Time now) {
   state.last_finish = now;
 }
 
-// Takes what runs out of all batches, which are void; queued sequences only lose results in flight.
-// Returns the requests that were running.
-std::vector<RequestId> EmptyBatches(ServingState& state) {
-  std::vector<RequestId> running;
-  for (auto& [id, request] : state.requests) {
-    bool was_running = false;
-    for (Sequence& choice : request.choices) {
-      choice.results_in_flight = 0;
-      if (choice.state == Sequence::State::kRunning) LeaveBatch(state, choice);
-      if (choice.state == Sequence::State::kRunning || choice.state == Sequence::State::kLeaving) {
-        choice.state = Sequence::State::kLeaving;
-        was_running = true;
-      }
-    }
-    if (was_running) running.push_back(id);
-  }
-  return running;
-}
-
-bool MayReplay(const ServingState& state, const LiveRequest& request) {
-  if (!state.config.replay_on_failure || state.draining) return false;
-  for (const Sequence& choice : request.choices) {
-    if (choice.interruptions >= kMaxInterruptions) return false;
-  }
-  return true;
-}
-
 }  // namespace
 
 Emit BeginEmission(Sequence& sequence) {
@@ -88,6 +58,7 @@ void EndChoice(ServingState& state, Sequence& sequence, absl::Time now) {
   SHOAL_CHECK(sequence.state != Sequence::State::kEnded);
   if (sequence.state == Sequence::State::kRunning) LeaveBatch(state, sequence);
   if (sequence.state == Sequence::State::kWaiting) state.waiting.Remove(sequence);
+  if (sequence.state == Sequence::State::kSetAside) std::erase(state.set_aside, &sequence);
   DropResultsInFlight(state, sequence);
   sequence.state = Sequence::State::kEnded;
   if (sequence.choice() == 0) ReleaseHeld(state, request);  // they need not wait for it any more
@@ -153,33 +124,10 @@ void ExpireDeadlines(ServingState& state, absl::Time now, std::vector<Command>& 
   }
 }
 
-void Interrupt(ServingState& state, const absl::Status& why, absl::Time now,
-               std::vector<Command>& commands) {
-  state.serving = false;
-  state.in_flight.clear();
-  for (const RequestId id : EmptyBatches(state)) {
-    LiveRequest& request = state.requests.at(id);
-    if (!MayReplay(state, request)) {
-      EndRequest(state, id, why, now, commands);
-      continue;
-    }
-    for (Sequence& choice : request.choices) {
-      if (choice.state != Sequence::State::kLeaving) continue;
-      choice.state = Sequence::State::kWaiting;
-      choice.resumed = true;
-      ++choice.interruptions;
-      state.waiting.Push(choice);
-    }
-  }
-  for (RankBatch& rank : state.ranks) {
-    rank.forget.clear();  // workers forget all sequences with their epoch
-    rank.blocks.DropContentsAfter(state.last_committed);
-  }
-}
-
-void ContinueDrain(ServingState& state, absl::Time now, std::vector<Command>& commands) {
+void ContinueDrain(ServingState& state, bool may_serve, absl::Time now,
+                   std::vector<Command>& commands) {
   if (!state.draining || state.drained) return;
-  if (!state.serving) {
+  if (!may_serve) {
     while (!state.requests.empty()) {
       EndRequest(state, state.requests.begin()->first,
                  absl::UnavailableError("the server is shutting down and its workers are gone"),

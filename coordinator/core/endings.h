@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// How choices and requests come to their end, and what becomes of them when the unit fails.
+// How choices and requests come to their end.
 #pragma once
+
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -29,13 +31,9 @@ void Cancel(ServingState& state, const RequestCancelled& event, absl::Time now,
 // Ends requests whose deadline has passed.
 void ExpireDeadlines(ServingState& state, absl::Time now, std::vector<Command>& commands);
 
-// The unit stopped in the middle: no step in flight will be committed. Requests with a sequence in
-// a batch end with `why`, or go back to the front of the queue if the config says so; all others
-// wait. Cache contents of committed steps are kept for workers that stay.
-void Interrupt(ServingState& state, const absl::Status& why, absl::Time now,
-               std::vector<Command>& commands);
-
-// While draining: ends what can never run, and says once when nothing is left.
-void ContinueDrain(ServingState& state, absl::Time now, std::vector<Command>& commands);
+// While draining: ends what can never run, and says once when nothing is left. `may_serve`: steps are
+// computed, or will be without anybody's coming.
+void ContinueDrain(ServingState& state, bool may_serve, absl::Time now,
+                   std::vector<Command>& commands);
 
 }  // namespace shoal

@@ -2,252 +2,274 @@
 #include "coordinator/core/membership.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/core/expert_planner.h"
+#include "engine/base/check.h"
 
 namespace shoal {
 namespace {
 
-// Block ids are 32 bits wide and each block costs the core some bytes; beyond this many, blocks of
-// a worker are not used.
-constexpr int64_t kMaxBlocks = int64_t{1} << 24;
-// Standbys beyond the size of the unit.
-constexpr size_t kExtraStandbys = 16;
+void AppendName(std::string& names, const std::string& name) {
+  absl::StrAppend(&names, names.empty() ? "" : ", ", name);
+}
 
 }  // namespace
 
-Membership::Membership(const CoreConfig& config, std::shared_ptr<const ExpertPlacement> placement)
-    : world_size_(config.workers),
+Membership::Membership(const CoreConfig& config)
+    : holders_(config.holders),
+      redundant_experts_(config.redundant_experts),
+      n_routed_experts_(config.n_routed_experts),
       heartbeat_timeout_(config.heartbeat_timeout),
       step_timeout_(config.step_timeout),
       loading_timeout_(config.loading_timeout),
-      placement_(std::move(placement)),
-      ranks_(config.workers),
-      last_known_(config.workers) {}
+      placement_(config.placement),
+      roster_(config.workers) {}
 
 void Membership::Joined(const WorkerJoined& event, absl::Time now, std::vector<Command>& commands) {
-  if (members_.contains(event.worker)) return;
-  const auto refuse = [&](absl::Status why) {
-    commands.push_back(EvictWorker{event.worker, std::move(why)});
-  };
-  if (event.cache_blocks < 1) {
-    return refuse(absl::InvalidArgumentError(absl::StrCat("the worker offers ", event.cache_blocks,
-                                                          " cache blocks, at least 1 is needed")));
+  if (roster_.Find(event.worker) != nullptr) return;
+  if (absl::Status added = roster_.Add(event, now); !added.ok()) {
+    commands.push_back(EvictWorker{event.worker, std::move(added)});
+    return;
   }
-  if (event.wanted_rank.has_value() &&
-      (event.wanted_rank->value() < 0 || event.wanted_rank->value() >= world_size_)) {
-    return refuse(absl::InvalidArgumentError(
-        absl::StrCat("the worker wants rank ", event.wanted_rank->value(), " of ", world_size_)));
-  }
-  if (members_.size() >= 2 * static_cast<size_t>(world_size_) + kExtraStandbys) {
-    return refuse(absl::ResourceExhaustedError(
-        absl::StrCat(members_.size(), " workers are here for ", world_size_, " ranks")));
-  }
-  Member& member = members_[event.worker];
-  member.id = event.worker;
-  member.host = event.host;
-  member.pid = event.pid;
-  member.cache_blocks = std::min(event.cache_blocks, kMaxBlocks);
-  member.last_heard = now;
-  if (!GiveRank(member, event.wanted_rank)) {
-    const std::string holder = Describe(*ranks_[event.wanted_rank->value()]);
-    members_.erase(event.worker);
-    return refuse(absl::AlreadyExistsError(
-        absl::StrCat("rank ", event.wanted_rank->value(), " is held by ", holder)));
-  }
-  Announce(now, commands);
+  Follow(now, commands);
 }
 
-bool Membership::GiveRank(Member& member, std::optional<RankId> wanted) {
-  std::optional<RankId> rank = wanted.has_value() ? wanted : LowestFreeRank();
-  if (!rank.has_value()) return true;  // a standby
-  std::optional<WorkerId>& place = ranks_[rank->value()];
-  Member* displaced = nullptr;
-  if (place.has_value()) {
-    Member& holder = members_.at(*place);
-    if (holder.wants_rank) return false;
-    if (holder.assigned) {
-      // Its wish came too late; any other rank will do, or waiting for one.
-      rank = LowestFreeRank();
-      if (!rank.has_value()) return true;
-    } else {
-      holder.rank.reset();
-      displaced = &holder;
-    }
-  }
-  member.rank = rank;
-  member.wants_rank = wanted.has_value() && *wanted == *rank;
-  ranks_[rank->value()] = member.id;
-  last_known_[rank->value()] = member;
-  return displaced == nullptr || GiveRank(*displaced, std::nullopt);
+std::optional<EpochEnd> Membership::Lost(WorkerId worker, const std::string& why, absl::Time now,
+                                         std::vector<Command>& commands) {
+  const Member* member = roster_.Find(worker);
+  if (member == nullptr) return std::nullopt;
+  const bool ends = CountsFor(*member);
+  EpochEnd end{roster_.Describe(worker), why, member->last_heard,
+               std::min(member->silent_since, now)};
+  roster_.Remove(worker);
+  if (ends) EndEpoch();
+  Follow(now, commands);
+  if (!ends) return std::nullopt;
+  return end;
 }
 
-std::optional<RankId> Membership::LowestFreeRank() const {
-  const auto free = std::find(ranks_.begin(), ranks_.end(), std::nullopt);
-  if (free == ranks_.end()) return std::nullopt;
-  return RankId(static_cast<int32_t>(free - ranks_.begin()));
-}
-
-std::optional<absl::Status> Membership::Remove(WorkerId worker, absl::string_view why) {
-  auto it = members_.find(worker);
-  if (it == members_.end()) return std::nullopt;
-  absl::Status what = absl::UnavailableError(absl::StrCat(Describe(worker), " was lost: ", why));
-  const std::optional<RankId> rank = it->second.rank;
-  members_.erase(it);
-  if (!rank.has_value()) return std::nullopt;
-  ranks_[rank->value()].reset();
-  for (auto& [id, standby] : members_) {  // by the order of joining
-    if (standby.rank.has_value()) continue;
-    GiveRank(standby, std::nullopt);
-    break;
-  }
-  if (!announced_) return std::nullopt;
-  return what;
-}
-
-std::optional<absl::Status> Membership::Lost(WorkerId worker, const std::string& why,
-                                             absl::Time now, std::vector<Command>& commands) {
-  std::optional<absl::Status> what = Remove(worker, why);
-  if (what.has_value()) EndEpoch();
-  Announce(now, commands);
-  return what;
-}
-
-std::optional<absl::Status> Membership::Evict(const std::vector<Eviction>& evictions,
-                                              absl::Time now, std::vector<Command>& commands) {
-  std::optional<absl::Status> first;
+std::optional<EpochEnd> Membership::Evict(const std::vector<Eviction>& evictions, absl::Time now,
+                                          std::vector<Command>& commands) {
+  if (evictions.empty()) return std::nullopt;
+  std::optional<EpochEnd> end;
   for (const Eviction& eviction : evictions) {
-    if (!members_.contains(eviction.worker)) continue;  // named twice
+    const Member* member = roster_.Find(eviction.worker);
+    if (member == nullptr) continue;  // named twice
+    if (CountsFor(*member)) {
+      if (!end.has_value()) {
+        end = EpochEnd{"", std::string(eviction.why.message()), member->last_heard,
+                       std::min(member->silent_since, now)};
+      }
+      AppendName(end->who, roster_.Describe(eviction.worker));
+    }
     commands.push_back(EvictWorker{eviction.worker, eviction.why});
-    std::optional<absl::Status> what = Remove(eviction.worker, eviction.why.message());
-    if (!first.has_value()) first = std::move(what);
+    roster_.Remove(eviction.worker);
   }
-  if (first.has_value()) EndEpoch();
-  Announce(now, commands);
-  return first;
+  if (end.has_value()) EndEpoch();
+  Follow(now, commands);
+  return end;
 }
 
-std::optional<absl::Status> Membership::Tick(absl::Time now, std::vector<Command>& commands) {
+std::optional<EpochEnd> Membership::Tick(absl::Time now, std::vector<Command>& commands) {
   std::vector<Eviction> out;
-  for (auto& [id, member] : members_) {
-    // Overdue at two Ticks in a row: if it was the coordinator that stood still, the heartbeats
-    // that piled up meanwhile are read between them.
-    const bool overdue = now - member.last_heard > heartbeat_timeout_;
-    if (overdue && member.silent) {
+  for (auto& [id, member] : roster_.members()) {
+    if (now - member.last_heard <= heartbeat_timeout_) {
+      member.silent_since = absl::InfiniteFuture();
+    } else if (member.silent_since < now) {
+      // Overdue at two Ticks in a row: if it was the coordinator that stood still, the heartbeats
+      // that piled up meanwhile are read between them.
       out.push_back({id, absl::UnavailableError(absl::StrCat(
                              "no heartbeat for ", absl::FormatDuration(now - member.last_heard)))});
-    }
-    member.silent = overdue;
-  }
-  if (announced_ && unready_ > 0 && now > ready_by_) {
-    for (const WorkerId id : Unready()) {
-      out.push_back({id, absl::DeadlineExceededError(
-                             absl::StrCat("not ready for epoch ", epoch_.value(), " in time"))});
+    } else {
+      member.silent_since = now;
     }
   }
+  BlameOverdue(now, out);
   return Evict(out, now, commands);
 }
 
-std::vector<WorkerId> Membership::Unready() const {
+void Membership::BlameOverdue(absl::Time now, std::vector<Eviction>& out) {
   // Readiness means a connection to every peer, so one that hangs holds up all: those that have
   // given no sign but heartbeats since the last epoch ended are the ones to suspect first.
-  std::vector<WorkerId> mute;
-  std::vector<WorkerId> all;
-  for (const std::optional<WorkerId>& worker : ranks_) {
-    const Member& member = members_.at(*worker);
-    if (member.ready) continue;
-    all.push_back(*worker);
-    if (!member.answered) mute.push_back(*worker);
+  std::vector<Member*> mute;
+  std::vector<Member*> others;
+  for (auto& [id, member] : roster_.members()) {
+    // With weights in place only connections are made, which a step's time is enough for.
+    if (now - member.asked <= (member.loaded ? step_timeout_ : loading_timeout_)) continue;
+    if (member.in_epoch) {
+      (member.answered ? others : mute).push_back(&member);
+    } else {
+      out.push_back({id, absl::DeadlineExceededError("has not loaded its experts in time")});
+    }
   }
-  return mute.empty() ? all : mute;
+  if (!mute.empty()) {
+    for (Member* member : others) member->asked = now;  // held up: it gets its time again
+  }
+  for (const Member* member : mute.empty() ? others : mute) {
+    out.push_back({member->id, absl::DeadlineExceededError(absl::StrCat(
+                                   "not ready for epoch ", epoch_.value(), " in time"))});
+  }
 }
 
 void Membership::Answered(WorkerId worker, absl::Time now) {
   Heard(worker, now);
-  if (Member* member = FindMutable(worker)) member->answered = true;
+  if (Member* member = roster_.Find(worker)) member->answered = true;
 }
 
 void Membership::Heard(WorkerId worker, absl::Time now) {
-  if (Member* member = FindMutable(worker)) {
+  if (Member* member = roster_.Find(worker)) {
     member->last_heard = now;
-    member->silent = false;
+    member->silent_since = absl::InfiniteFuture();
   }
 }
 
 bool Membership::Ready(WorkerId worker, Epoch epoch) {
-  Member* member = FindMutable(worker);
-  if (member == nullptr || !member->rank.has_value() || !announced_ || epoch != epoch_ ||
-      member->ready) {
-    return false;
-  }
+  Member* member = roster_.Find(worker);
+  if (member == nullptr || !member->in_epoch || epoch != epoch_ || member->ready) return false;
   member->ready = true;
-  member->served = true;
-  return --unready_ == 0;
+  member->loaded = true;
+  member->asked = absl::InfiniteFuture();
+  if (--unready_ > 0) return false;
+  formed_ = true;
+  Recount();
+  return true;
 }
 
-void Membership::Reassign(absl::Time now, std::vector<Command>& commands) {
-  if (announced_) EndEpoch();
-  Announce(now, commands);
+bool Membership::Loaded(WorkerId worker, absl::Time now, std::vector<Command>& commands) {
+  Member* member = roster_.Find(worker);
+  // Members of the first epoch answer with WorkerReady, standbys were asked nothing.
+  if (member == nullptr || !formed_ || !member->told || member->loaded) return false;
+  member->loaded = true;
+  member->asked = absl::InfiniteFuture();
+  Follow(now, commands);
+  return true;
+}
+
+void Membership::Raise(absl::Time now, std::vector<Command>& commands) {
+  EndEpoch();
+  Follow(now, commands);
+}
+
+bool Membership::CountsFor(const Member& member) const {
+  return announced_ ? member.in_epoch : formed_ && member.loaded;
 }
 
 void Membership::EndEpoch() {
+  if (!announced_) return;
   announced_ = false;
   epoch_ = epoch_.Next();
-  for (auto& [id, member] : members_) {
+  unready_ = 0;
+  for (auto& [id, member] : roster_.members()) {
+    member.in_epoch = false;
     member.ready = false;
-    member.answered = !member.assigned;
+    member.answered = !member.told;
   }
+}
+
+void Membership::Follow(absl::Time now, std::vector<Command>& commands) {
+  if (formed_) {
+    for (auto& [id, member] : roster_.members()) {
+      if (!member.rank.has_value() || member.told) continue;
+      member.told = true;
+      member.asked = now;
+      commands.push_back(LoadExperts{id, *member.rank, placement_});
+    }
+  }
+  if (!announced_) Announce(now, commands);
+  entrants_.clear();
+  for (const auto& [id, member] : roster_.members()) {
+    if (announced_ && member.loaded && !member.in_epoch) {
+      AppendName(entrants_, roster_.Describe(id));
+    }
+  }
+  Recount();
 }
 
 void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
-  if (announced_ || LowestFreeRank().has_value()) return;
+  std::vector<RankId> absent;
+  std::vector<std::optional<WorkerId>> members(roster_.world_size());
+  for (int r = 0; r < roster_.world_size(); ++r) {
+    const Member* member = roster_.At(RankId(r));
+    if (member == nullptr || (formed_ && !member->loaded)) {
+      absent.push_back(RankId(r));
+    } else {
+      members[r] = member->id;
+    }
+  }
+  if (!formed_ && !absent.empty()) return;
+  if (static_cast<int>(absent.size()) == roster_.world_size()) {
+    paused_ = "no worker holds its experts";
+    return;
+  }
+  if (placement_ == nullptr) PlanExperts();
+  std::shared_ptr<const ExpertPlacement> placement = placement_;
+  if (!absent.empty()) {
+    absl::StatusOr<ExpertPlacement> left = placement_->Without(absent);
+    if (!left.ok()) {
+      paused_ = std::string(left.status().message());
+      return;
+    }
+    placement = std::make_shared<const ExpertPlacement>(*std::move(left));
+  }
+  paused_.clear();
   if (epoch_ == Epoch()) epoch_ = epoch_.Next();
   announced_ = true;
-  unready_ = world_size_;
-  std::vector<WorkerId> by_rank;
-  by_rank.reserve(ranks_.size());
-  bool all_loaded = true;
-  for (const std::optional<WorkerId>& worker : ranks_) {
-    by_rank.push_back(*worker);
-    all_loaded &= members_.at(*worker).served;
-  }
-  // With weights in place only connections are made, which a step's time is enough for.
-  ready_by_ = now + (all_loaded ? step_timeout_ : loading_timeout_);
-  for (const WorkerId worker : by_rank) {
-    Member& member = members_.at(worker);
-    member.assigned = true;
-    commands.push_back(AssignRank{worker, epoch_, *member.rank, placement_, by_rank});
+  for (const std::optional<WorkerId>& worker : members) {
+    if (!worker.has_value()) continue;
+    Member& member = *roster_.Find(*worker);
+    member.told = true;
+    member.in_epoch = true;
+    // One that left an earlier epoch unanswered has had its time since then: others that give up
+    // waiting for it must not save it.
+    member.asked = std::min(member.asked, now);
+    ++unready_;
+    commands.push_back(AssignRank{*worker, epoch_, *member.rank, placement, members});
   }
 }
 
-const Member* Membership::Find(WorkerId worker) const {
-  auto it = members_.find(worker);
-  return it == members_.end() ? nullptr : &it->second;
+void Membership::PlanExperts() {
+  if (holders_ == 1 && redundant_experts_ == 0) {
+    auto contiguous = ExpertPlacement::Contiguous(roster_.world_size(), n_routed_experts_);
+    SHOAL_CHECK(contiguous.ok());  // by Validate
+    placement_ = std::make_shared<const ExpertPlacement>(*std::move(contiguous));
+    return;
+  }
+  PlacementRequest request;
+  request.holders = holders_;
+  request.redundant_experts = redundant_experts_;
+  for (const int experts : n_routed_experts_) request.load.emplace_back(experts, 1.0f);
+  std::map<std::string, int> hosts;  // numbered as they appear
+  for (int r = 0; r < roster_.world_size(); ++r) {
+    const auto host = hosts.try_emplace(roster_.At(RankId(r))->host, hosts.size()).first;
+    request.host_of_rank.push_back(host->second);
+  }
+  auto planned = PlanPlacement(request);
+  SHOAL_CHECK(planned.ok());  // by Validate
+  placement_ = std::make_shared<const ExpertPlacement>(*std::move(planned));
 }
 
-Member* Membership::FindMutable(WorkerId worker) {
-  auto it = members_.find(worker);
-  return it == members_.end() ? nullptr : &it->second;
+void Membership::Recount() {
+  if (placement_ == nullptr) return;
+  std::vector<bool> live(roster_.world_size(), false);
+  for (int r = 0; r < roster_.world_size(); ++r) {
+    const Member* member = roster_.At(RankId(r));
+    live[r] = member != nullptr && (announced_ && formed_ ? member->in_epoch : member->loaded);
+  }
+  redundancy_ = CountRedundancy(*placement_, live);
 }
 
-const Member* Membership::At(RankId rank) const {
-  const std::optional<WorkerId>& worker = ranks_[rank.value()];
-  return worker.has_value() ? &members_.at(*worker) : nullptr;
+bool Membership::HasLoaders() const {
+  return formed_ && std::any_of(roster_.members().begin(), roster_.members().end(), [](auto& entry) {
+           return entry.second.told && !entry.second.loaded;
+         });
 }
 
-const Member* Membership::LastKnownAt(RankId rank) const {
-  const std::optional<Member>& member = last_known_[rank.value()];
-  return member.has_value() ? &*member : nullptr;
-}
-
-std::string Membership::Describe(WorkerId worker) const {
-  const Member* member = Find(worker);
-  if (member == nullptr) return absl::StrCat("worker ", worker.value());
-  return absl::StrCat("worker ", worker.value(), " (",
-                      member->rank.has_value() ? absl::StrCat("rank ", member->rank->value())
-                                               : std::string("standby"),
-                      ", pid ", member->pid, " on ", member->host, ")");
+const Member* Membership::MemberAt(RankId rank) const {
+  const Member* member = roster_.At(rank);
+  return member != nullptr && member->in_epoch ? member : nullptr;
 }
 
 }  // namespace shoal

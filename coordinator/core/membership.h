@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who belongs to the unit: workers, the ranks they hold, and the epochs in which they do.
+// Who belongs to the unit, epoch by epoch. An epoch is announced with AssignRank to its members, and
+// serving may begin when all of them are ready for it.
 //
-// An epoch is announced with AssignRank to all members once every rank has a worker, and serving
-// may begin when all of them are ready for it. Losing a member of an announced epoch ends it: the
-// number grows, survivors keep their ranks, and as soon as the empty ranks are filled (by a standby
-// or a joiner) the new epoch is announced. Nothing here knows of requests.
+// At first every rank must have a worker: all load, in one epoch. From then on the unit is formed and
+// goes on with whom it has. When a member is lost, or a step failed, the number grows and the next
+// epoch is announced at once to all that hold their experts, unless an expert would have no holder:
+// then the unit pauses until a worker has loaded. Whoever comes is given a rank and loads in the
+// background; it enters with the next epoch, which the core raises between two steps. Nothing here
+// knows of requests.
 #pragma once
 
-#include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,44 +20,38 @@
 #include "absl/time/time.h"
 #include "coordinator/core/core.h"
 #include "coordinator/core/events.h"
+#include "coordinator/core/redundancy.h"
+#include "coordinator/core/roster.h"
 
 namespace shoal {
 
-struct Member {
-  WorkerId id;
-  std::string host;
-  int64_t pid = 0;
-  int64_t cache_blocks = 0;
-  bool wants_rank = false;     // holds the rank it asked for
-  std::optional<RankId> rank;  // none: standby
-  bool assigned = false;       // was told its rank: it keeps it for as long as it lives
-  bool ready = false;          // for the present epoch
-  bool served = false;         // was ready once: its weights are loaded
-  bool answered = true;        // said more than heartbeats since the epoch before ended
-  absl::Time last_heard;
-  bool silent = false;  // was overdue at the Tick before
+// Why an epoch ended, and since when it was to be expected.
+struct EpochEnd {
+  std::string who;       // was lost or reported, for people; several are joined by ", "
+  std::string why;
+  absl::Time heard;      // when the one found out first was heard last
+  absl::Time suspected;  // when it was found silent, or else now
 };
 
 class Membership {
  public:
-  // `placement` is what every epoch is announced with.
-  Membership(const CoreConfig& config, std::shared_ptr<const ExpertPlacement> placement);
+  explicit Membership(const CoreConfig& config);
 
-  // Each returns, if members of an announced epoch were lost by it, what happened, for people: the
-  // epoch is over. Unknown workers are ignored by all but Joined.
+  // Each returns how the epoch ended, if it did: a member was lost; or, while the unit is paused, one
+  // that has loaded. Unknown workers are ignored by all but Joined.
   void Joined(const WorkerJoined& event, absl::Time now, std::vector<Command>& commands);
-  std::optional<absl::Status> Lost(WorkerId worker, const std::string& why, absl::Time now,
-                                   std::vector<Command>& commands);
+  std::optional<EpochEnd> Lost(WorkerId worker, const std::string& why, absl::Time now,
+                               std::vector<Command>& commands);
   // Like Lost, but the decision is ours: the link is told to close the connections. All at once, so
   // that the next epoch is announced without any of them.
   struct Eviction {
     WorkerId worker;
     absl::Status why;
   };
-  std::optional<absl::Status> Evict(const std::vector<Eviction>& evictions, absl::Time now,
-                                    std::vector<Command>& commands);
-  // Evicts the silent, and those that do not become ready.
-  std::optional<absl::Status> Tick(absl::Time now, std::vector<Command>& commands);
+  std::optional<EpochEnd> Evict(const std::vector<Eviction>& evictions, absl::Time now,
+                                std::vector<Command>& commands);
+  // Evicts the silent, and those that do not load or become ready in time.
+  std::optional<EpochEnd> Tick(absl::Time now, std::vector<Command>& commands);
 
   // Any sign of life but a heartbeat; a heartbeat.
   void Answered(WorkerId worker, absl::Time now);
@@ -64,44 +59,59 @@ class Membership {
   // True when with it all members are ready: serving may begin. Other epochs than the present one
   // are ignored.
   bool Ready(WorkerId worker, Epoch epoch);
-  // Ends the epoch without a loss: everybody is assigned anew.
-  void Reassign(absl::Time now, std::vector<Command>& commands);
+  // It has loaded. If the unit is paused, the next epoch may be announced; else it is an entrant. False:
+  // it was not asked.
+  bool Loaded(WorkerId worker, absl::Time now, std::vector<Command>& commands);
+  // Ends the epoch without a loss: all that have loaded are assigned anew, entrants with them.
+  void Raise(absl::Time now, std::vector<Command>& commands);
 
   Epoch epoch() const { return epoch_; }
-  // Null for strangers.
-  const Member* Find(WorkerId worker) const;
-  const Member* At(RankId rank) const;
-  // The last member a rank had, for people; null if it never had one.
-  const Member* LastKnownAt(RankId rank) const;
-  // "worker 3 (rank 1, pid 42 on host a)".
-  std::string Describe(WorkerId worker) const;
+  // Every rank was ready once: from now on the unit goes on without some of them.
+  bool formed() const { return formed_; }
+  // Somebody has loaded and is not in the epoch; who, for people.
+  bool has_entrants() const { return !entrants_.empty(); }
+  const std::string& entrants() const { return entrants_; }
+  // The unit is formed and its next epoch waits for nobody to come: members are connecting.
+  bool connecting() const { return formed_ && announced_ && unready_ > 0; }
+  // The unit is formed and some of its workers are loading.
+  bool HasLoaders() const;
+  // Which expert has no holder; empty if none lacks one, or the unit is not formed yet.
+  const std::string& paused() const { return paused_; }
+  // Who holds what when nobody is absent; null until all workers of the first epoch are known.
+  const ExpertPlacement* placement() const { return placement_.get(); }
+  // Of the epoch, or while paused of those that have loaded. No ranks until `placement` is known.
+  const Redundancy& redundancy() const { return redundancy_; }
+  const Roster& roster() const { return roster_; }
+  // The member of the present epoch at this rank, else null.
+  const Member* MemberAt(RankId rank) const;
 
  private:
-  Member* FindMutable(WorkerId worker);
-  // Takes the worker out; a standby takes its rank. What happened, if it was a member of the
-  // announced epoch.
-  std::optional<absl::Status> Remove(WorkerId worker, absl::string_view why);
-  // Finds a rank for the worker, moving aside one that was not told its rank yet. False: the rank
-  // it asked for is held by one that asked for it too.
-  bool GiveRank(Member& member, std::optional<RankId> wanted);
-  std::optional<RankId> LowestFreeRank() const;
-  void EndEpoch();
-  // Announces the epoch if every rank has a worker.
+  // What a change of the roster leads to: ranks are told, an epoch is announced.
+  void Follow(absl::Time now, std::vector<Command>& commands);
   void Announce(absl::Time now, std::vector<Command>& commands);
-  std::vector<WorkerId> Unready() const;
+  // Whether the epoch, or what is left of the last one, ends with this member.
+  bool CountsFor(const Member& member) const;
+  void EndEpoch();
+  void PlanExperts();
+  void Recount();
+  // Adds those that have not done in time what they were asked.
+  void BlameOverdue(absl::Time now, std::vector<Eviction>& out);
 
-  const int world_size_;
+  const int holders_;
+  const int redundant_experts_;
+  const std::vector<int> n_routed_experts_;
   const absl::Duration heartbeat_timeout_;
   const absl::Duration step_timeout_;
   const absl::Duration loading_timeout_;
-  const std::shared_ptr<const ExpertPlacement> placement_;
-  std::map<WorkerId, Member> members_;  // standbys too
-  std::vector<std::optional<WorkerId>> ranks_;
-  std::vector<std::optional<Member>> last_known_;  // by rank
+  std::shared_ptr<const ExpertPlacement> placement_;
+  Roster roster_;
   Epoch epoch_;
+  bool formed_ = false;
   bool announced_ = false;  // `epoch_` was, and is not over
   int unready_ = 0;         // members of the announced epoch not ready
-  absl::Time ready_by_ = absl::InfiniteFuture();
+  std::string entrants_;
+  std::string paused_;
+  Redundancy redundancy_;
 };
 
 }  // namespace shoal

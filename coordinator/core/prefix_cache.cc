@@ -2,6 +2,7 @@
 #include "coordinator/core/prefix_cache.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/base/check.h"
 
@@ -63,6 +64,7 @@ PrefixCache::Serial PrefixCache::Insert(Serial parent, uint64_t hash,
   entries_[index] = Entry{++last_serial_, parent, key, valid_after};
   std::copy(tokens.begin(), tokens.end(),
             tokens_.begin() + static_cast<int64_t>(index) * block_tokens_);
+  unsettled_.push_back(block);
   return last_serial_;
 }
 
@@ -75,6 +77,23 @@ void PrefixCache::Erase(BlockId block) {
   SHOAL_CHECK(Holds(block));
   by_key_.erase(entries_[block.value()].key);
   entries_[block.value()] = Entry{};
+}
+
+void PrefixCache::Settle(StepId committed) {
+  std::erase_if(unsettled_, [&](BlockId block) {
+    return !Holds(block) || entries_[block.value()].valid_after <= committed;
+  });
+}
+
+std::vector<BlockId> PrefixCache::EraseAfter(StepId committed) {
+  Settle(committed);
+  std::vector<BlockId> erased;
+  for (const BlockId block : std::exchange(unsettled_, {})) {
+    if (!Holds(block)) continue;  // named twice
+    Erase(block);
+    erased.push_back(block);
+  }
+  return erased;
 }
 
 }  // namespace shoal

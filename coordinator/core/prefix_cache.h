@@ -44,9 +44,12 @@ class PrefixCache {
                 StepId valid_after);
 
   bool Holds(BlockId block) const;
-  // The step after which the content of an indexed block is in place.
-  StepId ValidAfter(BlockId block) const { return entries_[block.value()].valid_after; }
   void Erase(BlockId block);
+
+  // Steps up to this one are committed: contents valid after them will not be dropped any more.
+  void Settle(StepId committed);
+  // Erases what is valid only after a later step than this one. Returns its blocks, each once.
+  std::vector<BlockId> EraseAfter(StepId committed);
   int64_t size() const { return static_cast<int64_t>(by_key_.size()); }
 
  private:
@@ -63,6 +66,7 @@ class PrefixCache {
   std::vector<Entry> entries_;                     // by block
   std::vector<int32_t> tokens_;                    // by block, block_tokens_ each
   absl::flat_hash_map<uint64_t, BlockId> by_key_;  // looked up, never iterated
+  std::vector<BlockId> unsettled_;  // indexed since the step settled last; some are erased again
 };
 
 }  // namespace shoal

@@ -102,6 +102,7 @@ void IndexBlocks(RankBatch& rank, StepId valid_after, Sequence& sequence) {
   Stay& stay = sequence.stay;
   const int32_t rows = std::min(stay.planned_rows, sequence.known_tokens());
   if (rows / rank.block_tokens <= stay.indexed_blocks || stay.parent == PrefixCache::kNone) return;
+  stay.MarkBefore(valid_after);
   HashBlocks(sequence, rank.block_tokens);
   std::vector<int32_t> scratch;
   for (; (stay.indexed_blocks + 1) * rank.block_tokens <= rows; ++stay.indexed_blocks) {
@@ -125,6 +126,28 @@ void EndStay(RankBatch& rank, Sequence& sequence) {
   rank.forget.push_back(stay.id);
   rank.running.erase(std::find(rank.running.begin(), rank.running.end(), &sequence));
   stay = Stay{};
+}
+
+void RewindStay(RankBatch& rank, StepId committed, Sequence& sequence) {
+  Stay& stay = sequence.stay;
+  SHOAL_CHECK(stay.entered <= committed);
+  const int32_t wanted = std::min(sequence.known_tokens(), sequence.total_rows);
+  if (!stay.decoding) rank.prefill_rows -= wanted - stay.planned_rows;
+  std::sort(stay.marks.begin(), stay.marks.end(),
+            [](const Stay::Mark& a, const Stay::Mark& b) { return a.step > b.step; });
+  for (Stay::Mark& mark : stay.marks) {  // the latest first
+    if (mark.step > committed) {
+      stay.planned_rows = std::min(stay.planned_rows, mark.planned_rows);
+      stay.indexed_blocks = mark.indexed_blocks;
+      stay.parent = mark.parent;
+    }
+    mark = Stay::Mark{};
+  }
+  // Of a sequence that decodes all rows are computed but that of the token sampled last.
+  stay.planned_rows = std::min(stay.planned_rows, sequence.known_tokens() - 1);
+  stay.decoding = false;
+  stay.told_blocks = static_cast<int32_t>(rank.BlocksFor(stay.planned_rows));
+  rank.prefill_rows += wanted - stay.planned_rows;
 }
 
 }  // namespace shoal

@@ -17,6 +17,8 @@ struct RankBatch {
   RankBatch(WorkerId worker_id, int64_t cache_blocks, int tokens_per_block)
       : worker(worker_id), block_tokens(tokens_per_block), blocks(cache_blocks, tokens_per_block) {}
 
+  // False: nobody has this rank, and nothing runs here. The blocks say what the last worker had.
+  bool present = true;
   WorkerId worker;  // whose cache it is: another worker has none of the contents
   int block_tokens;
   BlockManager blocks;
@@ -51,5 +53,10 @@ void IndexBlocks(RankBatch& rank, StepId valid_after, Sequence& sequence);
 
 // Ends the stay: references are dropped and the next plan tells the worker.
 void EndStay(RankBatch& rank, Sequence& sequence);
+
+// Takes the stay back to what committed steps made of it: as if later ones had never been planned. The
+// caller drops their contents from the prefix cache. Requires that the step that brought it is
+// committed.
+void RewindStay(RankBatch& rank, StepId committed, Sequence& sequence);
 
 }  // namespace shoal

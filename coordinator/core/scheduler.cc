@@ -91,7 +91,7 @@ std::optional<RankId> ChooseRankToClear(const ServingState& state, const Sequenc
   const Sequence* best_victim = nullptr;
   for (size_t r = 0; r < state.ranks.size(); ++r) {
     const RankBatch& rank = state.ranks[r];
-    if (!FitsAlone(rank, sequence)) continue;
+    if (!rank.present || !FitsAlone(rank, sequence)) continue;
     const PrefixMatch match = Match(state, rank, sequence);
     if (HasRoom(state, rank, sequence, match)) return std::nullopt;
     // Blocks that yielding sequences share are counted more than once: at worst they yield in vain

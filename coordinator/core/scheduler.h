@@ -11,7 +11,7 @@
 
 namespace shoal {
 
-// What is left of a rank's limits in the step being planned.
+// What is left of a rank's limits in the step being planned; nothing of an absent rank's.
 struct RankRoom {
   int32_t rows = 0;    // of CoreConfig::max_batch_rows
   int32_t logits = 0;  // rows whose logits are wanted, of CoreConfig::max_running_sequences

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <compare>
 #include <cstdint>
 #include <vector>
@@ -27,15 +28,35 @@ struct Seniority {
 };
 
 // One stay of a sequence in a rank's batch: begins with NewSequence, ends with `forget`. After a
-// preemption the sequence comes back with another stay, under another id.
+// preemption the sequence comes back with another stay, under another id. A stay outlives an epoch if
+// its worker does and its first step is committed.
 struct Stay {
   SequenceId id;
   RankId rank;
+  StepId entered;               // the step that brings the NewSequence
   int32_t planned_rows = 0;     // rows [0, planned_rows) are cached, computed or in a plan sent
   bool decoding = false;        // a row that samples is planned: the worker goes on by itself
   std::vector<BlockId> blocks;  // the block table; one reference each
+  int32_t told_blocks = 0;      // blocks at its front that plans have named
   int32_t indexed_blocks = 0;   // full blocks at its front known to the prefix cache
   PrefixCache::Serial parent = PrefixCache::kRoot;  // node of the last of them; kNone: gave up
+
+  // What the stay was before a step changed it in ways that known tokens do not tell: to go back to
+  // when that step is void. Of the last two steps that did, which all steps in flight are among.
+  struct Mark {
+    StepId step;  // 0: none
+    int32_t planned_rows = 0;
+    int32_t indexed_blocks = 0;
+    PrefixCache::Serial parent = PrefixCache::kRoot;
+  };
+  std::array<Mark, 2> marks;
+
+  // To be called before prefill rows are planned with `step`, or blocks indexed that are valid after it.
+  void MarkBefore(StepId step) {
+    if (marks[0].step == step || marks[1].step == step) return;
+    Mark& older = marks[0].step < marks[1].step ? marks[0] : marks[1];
+    older = Mark{step, planned_rows, indexed_blocks, parent};
+  }
 };
 
 struct Sequence {
@@ -44,6 +65,7 @@ struct Sequence {
     kWaiting,  // in the waiting queue
     kRunning,  // in a rank's batch
     kLeaving,  // left the batch with its last row planned; its last results are in flight
+    kSetAside,  // fits into no rank present; waits outside the queue for another epoch
     kEnded,    // finished, cancelled or failed
   };
 
@@ -58,7 +80,7 @@ struct Sequence {
   State state = State::kHeld;
   bool resumed = false;            // was in a batch before: goes to the front of the queue
   bool emitted = false;            // the first emission is out
-  int32_t interruptions = 0;       // failures it was replayed after
+  int32_t deaths = 0;              // of ranks that ran it, since its last progress
   int32_t results_in_flight = 0;   // steps in flight that report anything of this sequence
   RankId last_rank;                // of the last stay: all results in flight are that rank's
   std::vector<int32_t> generated;  // committed tokens

@@ -41,7 +41,7 @@ struct InFlightStep {
   StepId id;
   absl::Time began;  // when no earlier step was in flight any more
   int32_t shares_done = 0;
-  std::vector<Share> shares;  // by rank
+  std::vector<Share> shares;  // by rank; those of absent ranks are done
 };
 
 struct ServingCounters {
@@ -61,7 +61,8 @@ struct ServingState {
 
   const CoreConfig config;
   Epoch epoch;
-  bool serving = false;  // every rank is ready: `ranks` is complete
+  bool serving = false;     // all members of the epoch are ready
+  bool rewind_due = false;  // the epoch's first plan is still to come
   bool draining = false;
   bool drained = false;  // Drained was given out
 
@@ -71,11 +72,14 @@ struct ServingState {
   WaitingQueue waiting;
   FairShare users;
 
-  std::vector<RankBatch> ranks;  // kept while not serving, for their cache contents
+  std::vector<Sequence*> set_aside;                      // fit into no rank present
+
+  std::vector<RankBatch> ranks;  // empty before the first epoch; kept between epochs
+  int64_t most_blocks = 0;       // of any rank, absent ones included
   std::map<int32_t, int64_t> running_by_priority;  // sequences in batches
   std::deque<InFlightStep> in_flight;              // oldest first
   std::vector<InFlightStep> spare_steps;           // committed ones, kept for their memory
-  StepId last_committed;
+  StepId last_committed;  // every other one that was planned is in flight or void
 
   SequenceId last_sequence;
   StepId last_step;

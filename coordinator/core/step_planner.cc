@@ -19,6 +19,23 @@ bool LastRowPlanned(const Sequence& sequence) {
   return sequence.stay.planned_rows >= sequence.total_rows;
 }
 
+int32_t RowsLeft(const Sequence& sequence) {
+  return std::min(sequence.known_tokens(), sequence.total_rows) - sequence.stay.planned_rows;
+}
+
+// Blocks that the next plan must name.
+std::vector<BlockId> TakeUntoldBlocks(Stay& stay) {
+  std::vector<BlockId> blocks(stay.blocks.begin() + stay.told_blocks, stay.blocks.end());
+  stay.told_blocks = static_cast<int32_t>(stay.blocks.size());
+  return blocks;
+}
+
+bool FitsSomewhere(const ServingState& state, const Sequence& sequence) {
+  return std::any_of(state.ranks.begin(), state.ranks.end(), [&](const RankBatch& rank) {
+    return rank.present && FitsAlone(rank, sequence);
+  });
+}
+
 NewSequence Introduce(const Sequence& sequence) {
   NewSequence entering;
   entering.id = sequence.stay.id;
@@ -84,12 +101,16 @@ bool StepPlanner::PlanStep(ServingState& state, absl::Time now, std::vector<Comm
   for (RankBatch& rank : state.ranks) LetLeave(state, rank);
   MakeRoom(state);
   for (size_t r = 0; r < state.ranks.size(); ++r) {
+    RankBatch& rank = state.ranks[r];
     Draft& draft = drafts_[r];
-    draft.room = RankRoom{state.config.max_batch_rows, state.config.max_running_sequences};
+    draft.room = RankRoom{};
     draft.has_rows = false;
-    GrowTables(state, state.ranks[r]);
-    PlanDecode(state.ranks[r], draft);
-    PlanPrefill(state.ranks[r], draft);
+    if (!rank.present) continue;
+    draft.room = RankRoom{state.config.max_batch_rows, state.config.max_running_sequences};
+    GrowTables(state, rank);
+    if (state.rewind_due) NameSurvivors(rank, draft);
+    PlanDecode(rank, draft);
+    PlanPrefill(rank, state.last_step.Next(), draft);
   }
   Admit(state, now);
   // Without rows nothing was drafted; what ranks must forget waits for the next step that has some.
@@ -134,14 +155,13 @@ void StepPlanner::GrowTables(ServingState& state, RankBatch& rank) {
   for (size_t i = 0; i < rank.running.size();) {
     Sequence& sequence = *rank.running[i];
     Stay& stay = sequence.stay;
-    const auto held = static_cast<int32_t>(stay.blocks.size()) * rank.block_tokens;
-    if (!stay.decoding || stay.planned_rows < held) {
+    const int32_t rows = stay.planned_rows + (stay.decoding ? 1 : RowsLeft(sequence));
+    if (rank.BlocksFor(rows) <= static_cast<int64_t>(stay.blocks.size())) {
       ++i;
       continue;
     }
     if (const std::optional<BlockId> block = rank.blocks.Allocate()) {
       stay.blocks.push_back(*block);
-      ++i;
       continue;
     }
     Sequence* victim = ChooseVictim(rank);
@@ -151,18 +171,27 @@ void StepPlanner::GrowTables(ServingState& state, RankBatch& rank) {
   }
 }
 
+void StepPlanner::NameSurvivors(RankBatch& rank, Draft& draft) {
+  for (const Sequence* sequence : rank.running) {
+    draft.plan.rewind.push_back(Rewind{.id = sequence->stay.id,
+                                       .tokens = sequence->known_tokens(),
+                                       .rows = sequence->stay.planned_rows});
+  }
+  rank.forget.clear();  // whoever is not named is forgotten
+}
+
 void StepPlanner::PlanDecode(RankBatch& rank, Draft& draft) {
   for (Sequence* sequence : rank.running) {
     Stay& stay = sequence->stay;
     if (!stay.decoding) continue;
     const int32_t row = stay.planned_rows++;
-    if (row % rank.block_tokens == 0) {
+    if (stay.told_blocks < static_cast<int32_t>(stay.blocks.size())) {
       SequenceWork& work = draft.plan.work.emplace_back();
       work.id = stay.id;
       work.start = row;
       work.count = 1;
       work.sample = true;
-      work.new_blocks = {stay.blocks.back()};
+      work.new_blocks = TakeUntoldBlocks(stay);
     }
     ++sequence->results_in_flight;
     draft.expected.push_back(
@@ -177,27 +206,31 @@ void StepPlanner::PlanDecode(RankBatch& rank, Draft& draft) {
   SHOAL_CHECK(draft.room.rows >= 0 && draft.room.logits >= 0);
 }
 
-void StepPlanner::PlanPrefill(RankBatch& rank, Draft& draft) {
+void StepPlanner::PlanPrefill(RankBatch& rank, StepId step, Draft& draft) {
   if (rank.prefill_rows == 0) return;
   chunked_.clear();
   for (Sequence* sequence : rank.running) {
     if (!sequence->stay.decoding) chunked_.push_back(sequence);
   }
-  std::sort(chunked_.begin(), chunked_.end(),
-            [](const Sequence* a, const Sequence* b) { return a->seniority < b->seniority; });
-  for (Sequence* sequence : chunked_) PlanChunk(*sequence, rank, draft);
+  std::sort(chunked_.begin(), chunked_.end(), [](const Sequence* a, const Sequence* b) {
+    return std::make_pair(RowsLeft(*a) > 1, a->seniority) <
+           std::make_pair(RowsLeft(*b) > 1, b->seniority);
+  });
+  for (Sequence* sequence : chunked_) PlanChunk(*sequence, rank, step, draft);
 }
 
-void StepPlanner::PlanChunk(Sequence& sequence, RankBatch& rank, Draft& draft) {
+void StepPlanner::PlanChunk(Sequence& sequence, RankBatch& rank, StepId step, Draft& draft) {
   const Chunk chunk = NextChunk(sequence, draft.room);
   if (chunk.count == 0) return;
   Stay& stay = sequence.stay;
+  stay.MarkBefore(step);
   SequenceWork work;
   work.id = stay.id;
   work.start = stay.planned_rows;
   work.count = chunk.count;
   work.sample = chunk.sample;
   work.prompt_logprobs = chunk.prompt_logprobs;
+  work.new_blocks = TakeUntoldBlocks(stay);
   Expected expected{.sequence = &sequence, .id = stay.id};
   const int32_t end = work.start + work.count;
   if (chunk.prompt_logprobs) {
@@ -228,6 +261,12 @@ void StepPlanner::Admit(ServingState& state, absl::Time now) {
   while (Sequence* sequence = state.waiting.Front()) {
     // Results of its last stay are still to be committed; it comes back with them.
     if (sequence->results_in_flight > 0) return;
+    if (!FitsSomewhere(state, *sequence)) {
+      state.waiting.Remove(*sequence);
+      sequence->state = Sequence::State::kSetAside;
+      state.set_aside.push_back(sequence);
+      continue;
+    }
     if (state.config.prefix_cache) HashBlocks(*sequence, state.config.block_tokens);
     const std::optional<RankId> place = ChooseRank(state, room_, *sequence);
     if (!place.has_value()) return;
@@ -237,13 +276,13 @@ void StepPlanner::Admit(ServingState& state, absl::Time now) {
     Draft& draft = drafts_[place->value()];
     state.last_sequence = state.last_sequence.Next();
     BeginStay(rank, *place, state.last_sequence, state.config.prefix_cache, *sequence);
+    sequence->stay.entered = state.last_step.Next();
     sequence->state = Sequence::State::kRunning;
     ++state.running_by_priority[sequence->seniority.priority];
     if (!sequence->resumed) CountFirstStay(state, *sequence, now);
     draft.plan.new_sequences.push_back(Introduce(*sequence));
-    PlanChunk(*sequence, rank, draft);
+    PlanChunk(*sequence, rank, sequence->stay.entered, draft);
     SHOAL_CHECK(!draft.plan.work.empty() && draft.plan.work.back().id == sequence->stay.id);
-    draft.plan.work.back().new_blocks = sequence->stay.blocks;
     room_[place->value()] = draft.room;
   }
 }
@@ -262,6 +301,15 @@ void StepPlanner::Send(ServingState& state, absl::Time now, std::vector<Command>
   for (size_t r = 0; r < state.ranks.size(); ++r) {
     RankBatch& rank = state.ranks[r];
     Draft& draft = drafts_[r];
+    InFlightStep::Share& share = step.shares[r];
+    share.done = !rank.present;
+    share.tokens.clear();
+    share.prompt_logprobs.clear();
+    share.expected.clear();
+    if (!rank.present) {
+      ++step.shares_done;
+      continue;
+    }
     draft.plan.forget = std::exchange(rank.forget, {});
     for (Sequence* sequence : draft.prefilled) {
       // Indexed only now: a step must not read what it writes itself.
@@ -272,11 +320,6 @@ void StepPlanner::Send(ServingState& state, absl::Time now, std::vector<Command>
       }
     }
     draft.prefilled.clear();
-    InFlightStep::Share& share = step.shares[r];
-    share.done = false;
-    share.tokens.clear();
-    share.prompt_logprobs.clear();
-    share.expected.clear();
     share.expected.swap(draft.expected);
     std::sort(share.expected.begin(), share.expected.end(),
               [](const Expected& a, const Expected& b) { return a.id < b.id; });
@@ -284,6 +327,7 @@ void StepPlanner::Send(ServingState& state, absl::Time now, std::vector<Command>
         SendPlan{rank.worker, StepPlan{state.epoch, step.id, state.config.step_timeout,
                                        std::exchange(draft.plan, RankPlan{})}});
   }
+  state.rewind_due = false;
   state.in_flight.push_back(std::move(step));
 }
 

@@ -15,7 +15,7 @@ namespace shoal {
 class StepPlanner {
  public:
   // Plans steps while there is something to compute and fewer than ServingState::kMaxInFlight are
-  // sent and not committed: one SendPlan for every rank, also for those without rows. A step may be
+  // sent and not committed: one SendPlan for every rank present, also for those without rows. A step may be
   // planned before the tokens it feeds are known; only the worker needs them.
   void PlanSteps(ServingState& state, absl::Time now, std::vector<Command>& commands);
 
@@ -34,20 +34,24 @@ class StepPlanner {
   void MakeRoom(ServingState& state);
   // Ends stays whose last row is planned.
   void LetLeave(ServingState& state, RankBatch& rank);
-  // Gives decoding sequences the blocks that their next rows need; the most junior ones yield when
-  // there are none left.
+  // Gives sequences the blocks that the next rows of decoding ones, and the known tokens of rewound
+  // ones, need; the most junior ones yield when there are none left.
   void GrowTables(ServingState& state, RankBatch& rank);
+  // Into the first plan of an epoch: the sequences that live on in the rank.
+  void NameSurvivors(RankBatch& rank, Draft& draft);
   void PlanDecode(RankBatch& rank, Draft& draft);
-  void PlanPrefill(RankBatch& rank, Draft& draft);
+  // Those that lack one row go first: rewound sequences decode on, whatever long prompts are here.
+  void PlanPrefill(RankBatch& rank, StepId step, Draft& draft);
   // Adds the sequence's next chunk, if it gets any rows.
-  void PlanChunk(Sequence& sequence, RankBatch& rank, Draft& draft);
-  // Gives waiting sequences places, in their order, until one finds none.
+  void PlanChunk(Sequence& sequence, RankBatch& rank, StepId step, Draft& draft);
+  // Gives waiting sequences places, in their order, until one finds none. One that fits into no rank
+  // present is set aside: it must not hold up the others.
   void Admit(ServingState& state, absl::Time now);
   void Send(ServingState& state, absl::Time now, std::vector<Command>& commands);
 
   std::vector<Draft> drafts_;       // by rank; kept for their memory
   std::vector<RankRoom> room_;      // by rank, while admitting
-  std::vector<Sequence*> chunked_;  // of one rank, by seniority
+  std::vector<Sequence*> chunked_;  // of one rank, in their turn
 };
 
 // Ends a stay because its blocks are needed: the sequence goes back to the front of the queue and

@@ -92,6 +92,7 @@ void CommitToken(ServingState& state, Sequence& sequence, SampledToken& sampled,
     emit.tokens.push_back(sampled.token);
     if (sampled.logprobs.has_value()) emit.logprobs.push_back(std::move(*sampled.logprobs));
     sequence.generated.push_back(sampled.token);
+    sequence.deaths = 0;
     ++state.counters.generation_tokens;
     ++sequence.request->user->served;
     if (static_cast<int32_t>(sequence.generated.size()) == sequence.request->request.max_tokens) {
@@ -113,6 +114,7 @@ void CommitPromptLogprobs(ServingState& state, Sequence& sequence, PromptLogprob
                           absl::Time now, std::vector<Command>& commands) {
   std::move(reported.logprobs.begin(), reported.logprobs.end(),
             std::back_inserter(sequence.prompt_logprobs));
+  sequence.deaths = 0;
   if (sequence.request->request.max_tokens > 0) return;
   if (static_cast<int32_t>(sequence.prompt_logprobs.size()) < sequence.prompt_tokens - 1) return;
   Emit emit = BeginEmission(sequence);
@@ -139,11 +141,11 @@ void CommitShare(ServingState& state, InFlightStep::Share& share, absl::Time now
 
 }  // namespace
 
-absl::Status FileResults(ServingState& state, RankId rank, const StepDone& event) {
+absl::StatusOr<bool> FileResults(ServingState& state, RankId rank, const StepDone& event) {
   for (InFlightStep& step : state.in_flight) {
     if (step.id != event.step) continue;
     InFlightStep::Share& share = step.shares[rank.value()];
-    if (share.done) return absl::OkStatus();
+    if (share.done) return false;
     absl::Status filed = FileTokens(share.expected, event.tokens, share.tokens);
     if (filed.ok()) {
       filed = FilePromptLogprobs(share.expected, event.prompt_logprobs, share.prompt_logprobs);
@@ -153,8 +155,9 @@ absl::Status FileResults(ServingState& state, RankId rank, const StepDone& event
     }
     share.done = true;
     ++step.shares_done;
+    return true;
   }
-  return absl::OkStatus();
+  return false;
 }
 
 void CommitSteps(ServingState& state, absl::Time now, std::vector<Command>& commands) {
@@ -167,6 +170,7 @@ void CommitSteps(ServingState& state, absl::Time now, std::vector<Command>& comm
     state.last_committed = step.id;
     ++state.counters.steps;
     for (size_t r = 0; r < step.shares.size(); ++r) {
+      state.ranks[r].blocks.cache().Settle(step.id);
       state.ranks[r].committed_tokens.Add(static_cast<int64_t>(step.shares[r].tokens.size()), now);
       CommitShare(state, step.shares[r], now, commands);
     }

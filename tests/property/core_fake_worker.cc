@@ -5,47 +5,158 @@
 
 namespace shoal::testing {
 
-void FakeWorker::Assign(const AssignRank& command) {
-  epoch_ = command.epoch;
-  rank_ = command.rank;
-  sequences_.clear();
-  plans_.clear();
-  broken_ = false;
+std::deque<Event> FakeWorker::Connect(WorkerId id) {
+  id_ = id;
+  epoch_ = Epoch();
+  members_.clear();
+  inbox_.clear();
+  connecting_ = asked_to_load_ = false;
+  running_.reset();
+  return std::exchange(outbox, {});
+}
+
+bool FakeWorker::Work(FakePeers& peers, absl::Time now) {
+  if (running_.has_value()) {
+    const bool interrupted = std::any_of(inbox_.begin(), inbox_.end(), [](const auto& message) {
+      return std::holds_alternative<AssignRank>(message);
+    });
+    if (interrupted) {
+      Break(absl::AbortedError("a new epoch"));
+    } else if (peers.Complete(epoch_, running_->plan.step, members_)) {
+      Finish();
+    } else {
+      return false;
+    }
+    return true;
+  }
+  if (!inbox_.empty()) {
+    const auto message = std::move(inbox_.front());
+    inbox_.pop_front();
+    if (const auto* assign = std::get_if<AssignRank>(&message)) {
+      Take(*assign, now);
+    } else if (const auto* load = std::get_if<LoadExperts>(&message)) {
+      Take(*load);
+    } else {
+      Begin(std::get<StepPlan>(message), peers, now);
+    }
+    return true;
+  }
+  if (!connecting_ || !loaded_ || !peers.Connected(epoch_, members_)) return false;
+  connecting_ = false;
   outbox.emplace_back(WorkerReady{id_, epoch_});
+  return true;
 }
 
-void FakeWorker::Receive(const StepPlan& plan) {
-  if (plan.epoch != epoch_) Problem("a plan of another epoch than the one assigned");
-  plans_.push_back(plan);
+void FakeWorker::Take(const AssignRank& message, absl::Time now) {
+  if (rank_ != message.rank) {
+    if (epoch_ != Epoch()) Problem("another rank than it has");
+    loaded_ = false;
+  }
+  epoch_ = message.epoch;
+  rank_ = message.rank;
+  members_ = message.members;
+  if (!loaded_) loading_ = true;
+  connecting_ = true;
+  first_plan_ = true;
+  broken_ = false;
+  since_ = now;
 }
 
-int FakeWorker::Execute(const absl::Status& fault) {
-  const StepPlan plan = std::move(plans_.front());
-  plans_.pop_front();
+void FakeWorker::Take(const LoadExperts& message) {
+  if (epoch_ != Epoch()) Problem("told to load while in an epoch");
+  if (rank_ != message.rank) loaded_ = false;
+  rank_ = message.rank;
+  asked_to_load_ = true;
+  loading_ = true;
+  if (loaded_) FinishLoading();  // it has them already
+}
+
+void FakeWorker::FinishLoading() {
+  loading_ = false;
+  loaded_ = true;
+  if (std::exchange(asked_to_load_, false)) outbox.emplace_back(WorkerLoaded{id_});
+}
+
+void FakeWorker::Begin(StepPlan plan, FakePeers& peers, absl::Time now) {
+  if (plan.epoch != epoch_ || connecting_) Problem("a plan of another epoch, or before it began");
+  if (broken_) return ReportFailure(plan, absl::AbortedError("the step before failed"));
+  if (std::exchange(first_plan_, false)) {
+    RewindAll(plan.plan.rewind, peers.Committed());
+  } else if (!plan.plan.rewind.empty()) {
+    Problem("a rewind in the middle of an epoch");
+  }
+  running_ = Running{std::move(plan), {}};
+  running_->batch = Apply(running_->plan.plan);
+  CheckLimits(running_->batch);
+  for (const Rows& r : running_->batch) CheckCache(r);
+  since_ = now;
+  peers.Contribute(id_, epoch_, running_->plan.step);
+}
+
+void FakeWorker::Finish() {
+  StepDone done;
+  done.worker = id_;
+  done.epoch = epoch_;
+  done.step = running_->plan.step;
+  done.waiting_dispatch.resize(members_.size(), absl::Milliseconds(id_.value()));
+  done.waiting_combine.resize(members_.size(), absl::Milliseconds(1));
+  std::set<size_t> written;
+  for (const Rows& r : running_->batch) Write(r, false, written);
+  for (const Rows& r : running_->batch) {
+    Report(r, done);
+    r.sequence->past.push_back({done.step, static_cast<int32_t>(r.sequence->tokens.size()),
+                                r.sequence->rows});
+  }
+  running_.reset();
+  outbox.emplace_back(std::move(done));
+}
+
+void FakeWorker::Break(const absl::Status& status) {
+  std::set<size_t> written;
+  for (const Rows& r : running_->batch) Write(r, true, written);
+  broken_ = true;
+  ReportFailure(running_->plan, status);
+  running_.reset();
+}
+
+void FakeWorker::ReportFailure(const StepPlan& plan, const absl::Status& status) {
   StepDone done;
   done.worker = id_;
   done.epoch = plan.epoch;
   done.step = plan.step;
-  done.status = broken_ ? absl::AbortedError("the step before failed") : fault;
-  if (std::exchange(broken_, !done.status.ok())) {
-    outbox.emplace_back(std::move(done));
-    return 0;
-  }
-  const std::vector<Rows> batch = Apply(plan.plan);
-  const int rows = CheckLimits(batch);
-  for (const Rows& r : batch) CheckCache(r);
-  std::set<size_t> written;
-  for (const Rows& r : batch) Write(r, !fault.ok(), written);
-
-  if (fault.ok()) {
-    for (const Rows& r : batch) Report(r, done);
-  }
+  done.status = status;
   outbox.emplace_back(std::move(done));
-  return rows;
+}
+
+void FakeWorker::RewindAll(const std::vector<Rewind>& rewind, StepId committed) {
+  std::map<SequenceId, FakeSequence> all = std::exchange(sequences_, {});
+  for (const Rewind& r : rewind) {
+    auto it = all.find(r.id);
+    if (it == all.end()) {
+      Problem("rewind of unknown sequence " + r.id.ToString());
+      continue;
+    }
+    FakeSequence& sequence = sequences_[r.id] = std::move(it->second);
+    while (!sequence.past.empty() && sequence.past.back().step > committed) {
+      sequence.past.pop_back();
+    }
+    if (sequence.past.empty() || sequence.past.back().tokens != r.tokens ||
+        sequence.past.back().rows != r.rows) {
+      Problem("sequence " + r.id.ToString() + " rewound to " + std::to_string(r.tokens) +
+              " tokens and " + std::to_string(r.rows) + " rows, which is not what is committed");
+      continue;
+    }
+    sequence.tokens.resize(r.tokens);
+    sequence.cache.resize(r.tokens);
+    sequence.rows = r.rows;
+    sequence.table.resize((r.rows + config_.block_tokens - 1) / config_.block_tokens);
+    sequence.decoding = false;
+  }
 }
 
 void FakeWorker::Problem(const std::string& what) {
-  problems_->push_back("worker " + id_.ToString() + " rank " + rank_.ToString() + ": " + what);
+  problems_->push_back("worker " + id_.ToString() + " rank " +
+                       (rank_.has_value() ? rank_->ToString() : "none") + ": " + what);
 }
 
 std::vector<FakeWorker::Rows> FakeWorker::Apply(const RankPlan& plan) {
@@ -76,8 +187,7 @@ std::vector<FakeWorker::Rows> FakeWorker::Apply(const RankPlan& plan) {
     }
     FakeSequence& sequence = it->second;
     for (const BlockId block : work.new_blocks) {
-      const int64_t blocks = static_cast<int64_t>(pool_.size()) / config_.block_tokens;
-      if (block.value() < 0 || block.value() >= blocks) Problem("a block outside the pool");
+      if (block.value() < 0 || block.value() >= blocks()) Problem("a block outside the pool");
       sequence.table.push_back(block);
     }
     if (sequence.rows < 0) {
@@ -96,7 +206,7 @@ std::vector<FakeWorker::Rows> FakeWorker::Apply(const RankPlan& plan) {
   return batch;
 }
 
-int FakeWorker::CheckLimits(const std::vector<Rows>& batch) {
+void FakeWorker::CheckLimits(const std::vector<Rows>& batch) {
   int rows = 0;
   int logits = 0;
   for (const Rows& r : batch) {
@@ -105,7 +215,7 @@ int FakeWorker::CheckLimits(const std::vector<Rows>& batch) {
   }
   if (rows > config_.max_batch_rows) Problem("too many rows");
   if (logits > config_.max_running_sequences) Problem("too many rows with logits");
-  return rows;
+  rows_of_last_step_ = rows;
 }
 
 void FakeWorker::CheckCache(const Rows& r) {

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // A worker made of values, for tests of the coordinator's core. It keeps its own view of its
-// sequences from the plans alone, as a real one does, and computes with a model that is a hash: the
-// cache row of position p is the hash of tokens 0..p, and the token sampled there depends on that
-// hash, the seed and the position. So a wrong token, position, block or seed anywhere shows as a
-// wrong row or as other text. Everything a plan must not do is written down in `problems`.
+// sequences from the plans alone, as a real one does, over epochs too, and computes with a model that
+// is a hash: the cache row of position p is the hash of tokens 0..p, and the token sampled there
+// depends on that hash, the seed and the position. So a wrong token, position, block or seed anywhere
+// shows as a wrong row or as other text. A step needs all members of the epoch: it ends when each has
+// begun it, or never. Everything a plan must not do is written down in `problems`.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "coordinator/core/core.h"
@@ -90,24 +93,56 @@ inline Reference ComputeAlone(const Request& request, int32_t choice) {
 
 // --- The worker ---
 
+// What a worker notices of the other members of its epoch.
+class FakePeers {
+ public:
+  virtual ~FakePeers() = default;
+  using Members = std::vector<std::optional<WorkerId>>;
+  // Whether all of them have taken the epoch's assignment, so that one can connect to them.
+  virtual bool Connected(Epoch epoch, const Members& members) = 0;
+  // The worker gives what it has to give to the step.
+  virtual void Contribute(WorkerId worker, Epoch epoch, StepId step) = 0;
+  // Whether all of them have done so, in the same epoch.
+  virtual bool Complete(Epoch epoch, StepId step, const Members& members) = 0;
+  // The last step that all its epoch's members have reported: what may be relied on.
+  virtual StepId Committed() = 0;
+};
+
+// One process. It outlives its connections: cache, experts and sequences stay while it lives.
 class FakeWorker {
  public:
-  FakeWorker(WorkerId id, int64_t cache_blocks, const CoreConfig& config,
-             std::vector<std::string>* problems)
-      : id_(id),
-        config_(config),
+  FakeWorker(int64_t cache_blocks, const CoreConfig& config, std::vector<std::string>* problems)
+      : config_(config),
         pool_(static_cast<size_t>(cache_blocks) * config.block_tokens, 0),
         problems_(problems) {}
 
-  void Assign(const AssignRank& command);
-  void Receive(const StepPlan& plan);
+  // Dials: known by this id from now on, and in no epoch. Returns what the old connection had still
+  // to bring.
+  std::deque<Event> Connect(WorkerId id);
+  void Receive(AssignRank message) { inbox_.emplace_back(std::move(message)); }
+  void Receive(LoadExperts message) { inbox_.emplace_back(std::move(message)); }
+  void Receive(StepPlan message) { inbox_.emplace_back(std::move(message)); }
 
-  bool HasPlan() const { return !plans_.empty(); }
+  // The next thing that can be done: takes a message, begins or finishes a step, connects. False:
+  // nothing, before something else happens.
+  bool Work(FakePeers& peers, absl::Time now);
+  // The step that it waits in breaks, and leaves garbage in the rows it was to write. All later ones
+  // of the epoch are aborted.
+  void Break(const absl::Status& status);
+  void FinishLoading();
+
   WorkerId id() const { return id_; }
-
-  // Runs the oldest plan. Not OK `fault`: the step breaks in the middle and leaves garbage in the
-  // rows it was to write; all others of the epoch are aborted. Returns the number of rows.
-  int Execute(const absl::Status& fault);
+  Epoch epoch() const { return epoch_; }
+  std::optional<RankId> rank() const { return rank_; }
+  int64_t blocks() const { return static_cast<int64_t>(pool_.size()) / config_.block_tokens; }
+  bool loading() const { return loading_; }
+  bool loaded() const { return loaded_; }
+  bool in_step() const { return running_.has_value(); }
+  bool connecting() const { return connecting_; }
+  // Since when it is in its step, or connects.
+  absl::Time stuck_since() const { return since_; }
+  const FakePeers::Members& members() const { return members_; }
+  int rows_of_last_step() const { return rows_of_last_step_; }
 
   std::deque<Event> outbox;  // to be delivered in this order
 
@@ -120,6 +155,12 @@ class FakeWorker {
     std::vector<BlockId> table;
     int32_t rows = -1;  // computed so far; -1: no work yet
     bool decoding = false;
+    struct Past {
+      StepId step;
+      int32_t tokens;
+      int32_t rows;
+    };
+    std::vector<Past> past;  // after each step that had rows of it
   };
   struct Rows {
     SequenceId id;
@@ -129,28 +170,47 @@ class FakeWorker {
     bool sample;
     bool prompt_logprobs;
   };
+  struct Running {
+    StepPlan plan;
+    std::vector<Rows> batch;
+  };
 
   void Problem(const std::string& what);
+  void Take(const AssignRank& message, absl::Time now);
+  void Take(const LoadExperts& message);
+  void Begin(StepPlan plan, FakePeers& peers, absl::Time now);
+  void Finish();
+  void ReportFailure(const StepPlan& plan, const absl::Status& status);
 
+  // Keeps the sequences that live on, as committed steps left them.
+  void RewindAll(const std::vector<Rewind>& rewind, StepId committed);
   // The rows of this step, after the plan's changes.
   std::vector<Rows> Apply(const RankPlan& plan);
-  int CheckLimits(const std::vector<Rows>& batch);
-
+  void CheckLimits(const std::vector<Rows>& batch);
   // The rows before the new ones must be in the cache before the step.
   void CheckCache(const Rows& r);
   size_t Slot(const FakeSequence& sequence, int32_t position);
   void Write(const Rows& r, bool broken, std::set<size_t>& written);
   void Report(const Rows& r, StepDone& done);
 
-  const WorkerId id_;
   const CoreConfig config_;
+  WorkerId id_;
+  std::deque<std::variant<AssignRank, LoadExperts, StepPlan>> inbox_;
   Epoch epoch_;
-  RankId rank_;
-  SequenceId last_id_;
+  std::optional<RankId> rank_;
+  FakePeers::Members members_;
+  bool loading_ = false;
+  bool loaded_ = false;
+  bool asked_to_load_ = false;  // by LoadExperts, not by an epoch
+  bool connecting_ = false;
+  bool first_plan_ = false;  // of the epoch is still to come
   bool broken_ = false;
+  std::optional<Running> running_;
+  absl::Time since_;
+  int rows_of_last_step_ = 0;
+  SequenceId last_id_;
   std::map<SequenceId, FakeSequence> sequences_;
-  std::deque<StepPlan> plans_;
-  std::vector<uint64_t> pool_;  // cache rows by slot; outlives epochs
+  std::vector<uint64_t> pool_;  // cache rows by slot
   std::vector<std::string>* problems_;
 };
 

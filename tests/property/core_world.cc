@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// What happens in a World: requests, work, time.
 #include "tests/property/core_world.h"
 
 #include <algorithm>
@@ -8,8 +9,30 @@
 
 namespace shoal::testing {
 
+void WorldCounts::Add(const WorldCounts& other) {
+  finished += other.finished;
+  failed += other.failed;
+  rejected += other.rejected;
+  cancelled += other.cancelled;
+  epochs += other.epochs;
+  losses += other.losses;
+  returns += other.returns;
+  pauses += other.pauses;
+  rewinds += other.rewinds;
+  absent_steps += other.absent_steps;
+  stale_events += other.stale_events;
+  survived_texts += other.survived_texts;
+  idle_plans += other.idle_plans;
+  planned_ahead += other.planned_ahead;
+  preemptions += other.preemptions;
+  cache_hits += other.cache_hits;
+  steps += other.steps;
+}
+
 World::World(uint64_t seed) : random_(seed) {
-  config_.workers = 1 + static_cast<int>(Draw(4));
+  config_.workers = 1 + static_cast<int>(Draw(5));
+  config_.holders = 1 + static_cast<int>(Draw(std::min(config_.workers, 3)));
+  config_.redundant_experts = Chance(30) ? static_cast<int>(Draw(6)) : 0;
   config_.n_routed_experts = {0, 8, 8};
   config_.block_tokens = 1 << Draw(4);
   config_.max_context = 20 + static_cast<int64_t>(Draw(40));
@@ -17,10 +40,9 @@ World::World(uint64_t seed) : random_(seed) {
   config_.max_running_sequences = 1 + static_cast<int32_t>(Draw(8));
   config_.max_queued_requests = 2 + static_cast<int32_t>(Draw(30));
   config_.prefix_cache = Chance(80);
-  config_.replay_on_failure = Chance(50);
   config_.step_timeout = absl::Seconds(60);
   config_.loading_timeout = absl::Seconds(200);
-  peaceful_ = Chance(40);
+  peaceful_ = Chance(20);
   for (int i = 0; i < 3; ++i) {
     std::vector<int32_t>& prompt = shared_prompts_.emplace_back();
     for (uint64_t t = Draw(30); t > 0; --t) {
@@ -36,8 +58,8 @@ void World::Problem(const std::string& what) {
 }
 
 void World::Run() {
-  for (int i = 0; i < config_.workers; ++i) Join();
-  for (int i = 0; i < 400 && problems.empty(); ++i) Act();
+  for (int i = 0; i < config_.workers; ++i) StartProcess();
+  for (int i = 0; i < 700 && problems.empty(); ++i) Act();
   if (problems.empty()) Settle();
   const ClusterSnapshot snapshot = core_->Snapshot(now_);
   counts.preemptions = snapshot.preemptions;
@@ -45,18 +67,13 @@ void World::Run() {
   counts.steps = snapshot.steps;
 }
 
-// --- What happens ---
-
 void World::Act() {
   const uint64_t dice = Draw(100);
-  if (dice < 12) return ActOnRequests();
-  if (dice < 14) return ActOnFaults();
-  if (dice < 20) return PassTime(absl::Milliseconds(1 + static_cast<int64_t>(Draw(60))));
+  if (dice < 8) return ActOnRequests();
+  if (dice < 11) return ActOnFaults();
+  if (dice < 15) return PassTime(absl::Milliseconds(1 + static_cast<int64_t>(Draw(60))));
   // Mostly workers go on, each at its own pace.
-  if (workers_.empty()) return;
-  auto it = workers_.begin();
-  std::advance(it, Draw(workers_.size()));
-  Progress(it->first);
+  if (const std::optional<WorkerId> id = AnyWorker()) Progress(*id);
 }
 
 void World::ActOnRequests() {
@@ -64,116 +81,7 @@ void World::ActOnRequests() {
   CancelOne();
 }
 
-void World::ActOnFaults() {
-  if (Chance(60)) return Bogus();
-  if (peaceful_ || workers_.empty()) return;
-  auto it = workers_.begin();
-  std::advance(it, Draw(workers_.size()));
-  Plug& plug = it->second;
-  switch (Draw(5)) {
-    case 0: {  // dies, and the link sees it
-      const WorkerId id = it->first;
-      workers_.erase(it);
-      ++counts.faults;
-      Feed(WorkerLost{id, "connection closed"});
-      if (Chance(70)) Join();
-      break;
-    }
-    case 1:
-      plug.silent = plug.blamed = true;
-      break;
-    case 2:
-      if (Chance(30)) plug.hangs = plug.blamed = true;
-      break;
-    case 3:  // a step breaks
-      if (plug.silent || plug.hangs || !plug.worker->HasPlan()) break;
-      if (Chance(50)) {
-        plug.worker->Execute(absl::DeadlineExceededError("layer 3: nothing from rank 0"));
-      } else {
-        plug.blamed = true;
-        plug.worker->Execute(absl::InternalError("device lost"));
-      }
-      break;
-    default:
-      if (workers_.size() < 7) Join();  // a standby, or a replacement
-  }
-}
-
-// Events that no sane party sends; none of them may disturb anybody else.
-void World::Bogus() {
-  const WorkerId stranger(1'000'000 + static_cast<int64_t>(Draw(9)));
-  const auto some_worker = [&] {
-    if (workers_.empty() || Chance(30)) return stranger;
-    auto it = workers_.begin();
-    std::advance(it, Draw(workers_.size()));
-    return it->first;
-  };
-  switch (Draw(9)) {
-    case 0:
-      return Feed(WorkerLost{stranger, "who?"});
-    case 1:
-      return Feed(Heartbeat{stranger});
-    case 2:
-      return Feed(WorkerReady{
-          some_worker(), Epoch(static_cast<int64_t>(Draw(3)) - 1 + (epoch_.value() > 3 ? 0 : 77))});
-    case 3: {  // a report of another epoch, or of a step long gone or never planned
-      StepDone done;
-      done.worker = some_worker();
-      done.epoch = Chance(50) ? Epoch(epoch_.value() - 1) : epoch_;
-      done.step = StepId(Chance(50) ? last_planned_.value() + 1 + static_cast<int64_t>(Draw(5))
-                                    : last_planned_.value() - 2 - static_cast<int64_t>(Draw(9)));
-      done.tokens.push_back(SampledToken{SequenceId(1), 5, 5, std::nullopt});
-      if (done.epoch != epoch_ && Chance(50)) done.status = absl::InternalError("old");
-      return Feed(done);
-    }
-    case 4:
-      return Feed(RequestCancelled{RequestId(-4), std::nullopt});
-    case 5:
-      if (clients_.empty()) return;
-      return Feed(RequestCancelled{clients_.begin()->first,
-                                   Chance(50) ? -1 : clients_.begin()->second.request.n + 3});
-    case 6: {  // refused on arrival
-      WorkerJoined joined{WorkerId(2'000'000 + ++last_worker_), "nowhere", 1, 0, std::nullopt};
-      if (Chance(50)) {
-        joined.cache_blocks = 10;
-        joined.wanted_rank = RankId(Chance(50) ? -1 : config_.workers);
-      }
-      return Feed(joined);
-    }
-    case 7: {
-      Request request = DrawRequest();
-      switch (Draw(4)) {
-        case 0:
-          request.prompt.clear();
-          break;
-        case 1:
-          request.max_tokens = -1;
-          break;
-        case 2:
-          request.n = Chance(50) ? 0 : kMaxChoices + 1;
-          break;
-        default:
-          request.max_tokens = static_cast<int32_t>(config_.max_context) + 1;
-      }
-      request.id = RequestId(++last_request_);
-      Client& client = clients_[request.id];
-      client.request = request;
-      Feed(RequestArrived{request});
-      if (!client.rejected) Problem("an absurd request was let in");
-      return;
-    }
-    default:
-      if (clients_.empty()) return;
-      // The same id again, while it lives.
-      for (const auto& [id, client] : clients_) {
-        if (client.rejected || std::all_of(client.choices.begin(), client.choices.end(),
-                                           [](const Choice& c) { return c.ended; })) {
-          continue;
-        }
-        return Feed(RequestArrived{client.request});
-      }
-  }
-}
+// --- The end ---
 
 // No more faults and no more requests: everything must come to its end.
 void World::Settle() {
@@ -182,23 +90,32 @@ void World::Settle() {
     draining_ = true;
     Feed(DrainStarted{});
   }
-  for (int round = 0; round < 400 && problems.empty(); ++round) {
-    while (static_cast<int>(workers_.size()) < config_.workers) Join();
+  for (int round = 0; round < 600 && problems.empty(); ++round) {
+    while (!unplugged_.empty() && problems.empty()) ReturnOne();
+    while (static_cast<int>(workers_.size()) < config_.workers) StartProcess();
     while (DeliverAll() && problems.empty()) {
     }
     const ClusterSnapshot snapshot = core_->Snapshot(now_);
-    const bool done =
-        snapshot.serving && snapshot.requests_running + snapshot.requests_waiting == 0;
-    if (done && std::none_of(workers_.begin(), workers_.end(),
-                             [](const auto& w) { return w.second.hangs || w.second.silent; })) {
-      break;
-    }
+    const bool all_back = static_cast<int>(snapshot.workers.size()) == config_.workers &&
+                          std::all_of(snapshot.workers.begin(), snapshot.workers.end(),
+                                      [](const WorkerSnapshot& worker) {
+                                        return worker.state == "serving" ||
+                                               worker.state == "draining";
+                                      });
+    const bool done = all_back && snapshot.requests_running + snapshot.requests_waiting == 0;
+    const bool healthy = std::none_of(workers_.begin(), workers_.end(), [](const auto& w) {
+      return w.second.hangs || w.second.silent;
+    });
+    if (done && healthy) break;
     for (auto& [id, plug] : workers_) {
       if (done && plug.hangs) plug.silent = true;  // nobody waits for it: it must die otherwise
     }
-    PassTime(absl::Milliseconds(round < 50 ? 100 : 2000));
+    PassTime(absl::Milliseconds(round < 50 ? 100 : 700));
   }
-  if (!problems.empty()) return;
+  if (problems.empty()) CheckSettled(drains);
+}
+
+void World::CheckSettled(bool drains) {
   for (const auto& [id, client] : clients_) {
     for (const Choice& choice : client.choices) {
       if (!choice.ended && !client.rejected) Problem("request " + id.ToString() + " never ended");
@@ -206,13 +123,19 @@ void World::Settle() {
   }
   const ClusterSnapshot snapshot = core_->Snapshot(now_);
   for (const WorkerSnapshot& worker : snapshot.workers) {
+    if (worker.state != "serving" && worker.state != "draining") {
+      Problem(absl::StrCat("rank ", worker.rank.value(), " never came back: ", worker.state));
+    }
     if (worker.blocks_used != 0 || worker.running_sequences != 0) {
       Problem(absl::StrCat("rank ", worker.rank.value(), " is left with ", worker.blocks_used,
                            " blocks and ", worker.running_sequences, " sequences"));
     }
   }
-  if (snapshot.requests_running != 0 || snapshot.requests_waiting != 0)
+  if (snapshot.requests_running != 0 || snapshot.requests_waiting != 0) {
     Problem("requests are left");
+  }
+  if (snapshot.least_holders < config_.holders) Problem("too few holders with everybody back");
+  if (!snapshot.paused.empty()) Problem("paused with everybody back");
   if (drains != drained_) Problem(drains ? "never drained" : "drained unasked");
   // Silence: nothing to do, nothing said.
   std::vector<Command> commands;
@@ -266,7 +189,7 @@ void World::Arrive(Request request) {
     Choice& choice = client.choices.emplace_back();
     choice.reference = ComputeAlone(request, i);
     if (nothing_to_compute) choice.reference.prompt_logprobs.clear();
-    choice.faults_at_start = counts.faults;
+    choice.began = epoch_;
   }
   Feed(RequestArrived{std::move(request)});
 }
@@ -292,52 +215,50 @@ void World::CancelOne() {
 
 // --- Workers ---
 
-void World::Join() {
-  const WorkerId id(++last_worker_);
-  // Sometimes too few blocks for the longest request, never for all requests.
-  const int64_t for_longest =
-      (config_.max_context + config_.block_tokens - 1) / config_.block_tokens;
-  const int64_t blocks = std::max<int64_t>(1, for_longest + static_cast<int64_t>(Draw(8)) - 2);
-  Plug& plug = workers_[id];
-  plug.worker = std::make_unique<FakeWorker>(id, blocks, config_, &problems);
-  WorkerJoined joined{id, "host", id.value(), blocks, std::nullopt};
-  if (Chance(10)) joined.wanted_rank = RankId(static_cast<int32_t>(Draw(config_.workers)));
-  plug.blamed = joined.wanted_rank.has_value();  // another may hold it
-  Feed(joined);
-}
-
 bool World::Progress(WorkerId id) {
   auto it = workers_.find(id);
   if (it == workers_.end() || it->second.hangs || it->second.silent) return false;
   FakeWorker& worker = *it->second.worker;
-  if (worker.HasPlan() && (worker.outbox.empty() || Chance(50))) {
-    const size_t before = worker.outbox.size();
-    const int rows = worker.Execute(absl::OkStatus());
-    const auto& done = std::get<StepDone>(worker.outbox[before]);
-    if (done.epoch == epoch_) {
-      StepCheck& step = steps_[done.step];
-      step.rows += rows;
-      if (!done.status.ok()) return true;
-      if (rows == 0) ++counts.idle_plans;
-      if (++step.executed == config_.workers && step.rows == 0) Problem("a step without any rows");
+  if (!worker.outbox.empty() && Chance(50)) return Deliver(worker);
+  if (worker.loading() && Chance(10)) {
+    worker.FinishLoading();
+    return true;
+  }
+  const bool in_step = worker.in_step();
+  const size_t said = worker.outbox.size();
+  if (worker.Work(*this, now_)) {
+    if (in_step && worker.outbox.size() > said) {
+      const auto& done = std::get<StepDone>(worker.outbox.back());
+      if (done.epoch == epoch_ && done.status.ok()) {
+        StepCheck& step = steps_[done.step];
+        step.rows += worker.rows_of_last_step();
+        if (worker.rows_of_last_step() == 0) ++counts.idle_plans;
+        if (++step.executed == size_ && step.rows == 0) Problem("a step without any rows");
+      }
     }
     return true;
   }
-  if (worker.outbox.empty()) return false;
+  if (!worker.outbox.empty()) return Deliver(worker);
+  if (worker.in_step() && SeesDeadPeer(worker) && Chance(20)) {
+    worker.Break(absl::UnavailableError("layer 3: a peer is gone"));
+    return true;
+  }
+  return false;
+}
+
+bool World::Deliver(FakeWorker& worker) {
   const Event event = std::move(worker.outbox.front());
   worker.outbox.pop_front();
-  if (const auto* done = std::get_if<StepDone>(&event)) {
-    if (done->epoch == epoch_ && done->status.ok()) ++steps_[done->step].reported;
-    if (done->epoch == epoch_ && !done->status.ok()) ++counts.faults;
-  }
+  if (Chance(5) && !peaceful_) late_.push_back(event);
   Feed(event);
-  if (Chance(5)) Feed(event);  // twice
+  if (Chance(5)) FeedStale(event);  // twice
   return true;
 }
 
 void World::PassTime(absl::Duration time) {
   // Heartbeats come every 50 ms, whatever the length of the jump.
   now_ += time;
+  GiveUpWaiting();
   std::vector<WorkerId> alive;
   for (const auto& [id, plug] : workers_) {
     if (!plug.silent) alive.push_back(id);

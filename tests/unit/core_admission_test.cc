@@ -144,6 +144,27 @@ TEST(CoreAdmission, DrainingFinishesWhatIsHereAndTakesNothingNew) {
   EXPECT_THAT(t.Do(DrainStarted{}), IsEmpty());
 }
 
+TEST(CoreAdmission, DrainingGoesOnWithTheSurvivors) {
+  CoreConfig config = Transcript::Small(2);
+  config.holders = 2;
+  Transcript t(config);
+  t.Serve();
+  t.Arrive(MakeRequest(1, 2, 1));
+  t.Do(DrainStarted{});
+  EXPECT_THAT(t.Lose(1), ElementsAre("assign w2 rank 1 epoch 2 without 0"));
+  EXPECT_THAT(First(t.Ready(2, 2)), HasSubstr("new 2 [10 11]"));
+  EXPECT_THAT(t.Done(2, 2, {{2, 2, 50}}), ElementsAre("emit r1.0 @0 [50] length", "drained"));
+}
+
+TEST(CoreAdmission, DrainingEndsWhenNobodyIsLeftToServe) {
+  Transcript t(Transcript::Small());
+  t.Serve();
+  t.Arrive(MakeRequest(1, 2, 1));
+  t.Do(DrainStarted{});
+  EXPECT_THAT(t.Lose(1),
+              ElementsAre(StartsWith("emit r1.0 @0 [] error UNAVAILABLE"), "drained"));
+}
+
 TEST(CoreAdmission, DrainingWithoutWorkersEndsAtOnce) {
   Transcript t(Transcript::Small(2));
   t.Arrive(MakeRequest(1, 2, 1));
@@ -165,11 +186,21 @@ TEST(CoreAdmission, ConfigsThatMakeNoSenseAreNamed) {
               HasSubstr("max_context"));
   EXPECT_THAT(said([](CoreConfig& c) { c.step_timeout = absl::ZeroDuration(); }),
               HasSubstr("timeouts"));
+  EXPECT_THAT(said([](CoreConfig& c) { c.holders = 2; }), HasSubstr("holders is 2, with 1 workers"));
+  EXPECT_THAT(said([](CoreConfig& c) { c.holders = 0; }), HasSubstr("holders is 0"));
+  EXPECT_THAT(said([](CoreConfig& c) { c.redundant_experts = -1; }),
+              HasSubstr("redundant_experts is -1"));
+  EXPECT_THAT(said([](CoreConfig& c) {
+                c.workers = c.holders = 2;
+                c.placement = std::make_shared<const ExpertPlacement>(
+                    *ExpertPlacement::Contiguous(2, std::vector<int>{0, 8}));
+              }),
+              HasSubstr("go without one"));
   EXPECT_THAT(said([](CoreConfig& c) {
                 c.placement = std::make_shared<const ExpertPlacement>(
                     *ExpertPlacement::Contiguous(2, std::vector<int>{8}));
               }),
-              HasSubstr("placement is for 2 workers"));
+              HasSubstr("want 1 workers, found 2"));
 }
 
 }  // namespace

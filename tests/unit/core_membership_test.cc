@@ -10,11 +10,9 @@ namespace shoal::testing {
 namespace {
 
 using ::testing::AllOf;
-using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
 using ::testing::StartsWith;
 
 std::string StateOf(const Transcript& t, int rank) { return t.Snapshot().workers[rank].state; }
@@ -49,26 +47,42 @@ TEST(CoreMembership, ReadinessForAnotherEpochOrByAStrangerCountsNothing) {
 }
 
 TEST(CoreMembership, WantedRanksAreGivenAndHeld) {
-  Transcript t(Transcript::Small(3));
+  Transcript t(Transcript::Small(4));
   t.Join(1);
   t.Join(2, 100, 0);  // moves the first aside
-  EXPECT_THAT(t.Join(3, 100, 0), ElementsAre("evict w3: ALREADY_EXISTS: rank 0 is held by worker 2 "
-                                             "(rank 0, pid 102 on host)"));
-  EXPECT_THAT(t.Join(4, 100, 3),
-              ElementsAre("evict w4: INVALID_ARGUMENT: the worker wants rank 3 of 3"));
+  t.Join(3, 100, 0);  // comes too late for it, and takes another
+  EXPECT_EQ(t.Snapshot().workers[2].worker, WorkerId(3));
+  EXPECT_THAT(t.Join(4, 100, 4),
+              ElementsAre("evict w4: INVALID_ARGUMENT: the worker wants rank 4 of 4"));
   EXPECT_THAT(First(t.Join(5, 0)),
               StartsWith("evict w5: INVALID_ARGUMENT: the worker offers 0 cache"));
-  EXPECT_THAT(t.Join(6, 100, 2), ElementsAre("assign w2 rank 0 epoch 1", "assign w1 rank 1 epoch 1",
-                                             "assign w6 rank 2 epoch 1"));
+  EXPECT_THAT(t.Join(6, 100, 3), ElementsAre("assign w2 rank 0 epoch 1", "assign w1 rank 1 epoch 1",
+                                             "assign w3 rank 2 epoch 1", "assign w6 rank 3 epoch 1"));
 }
 
-TEST(CoreMembership, AStandbyTakesTheRankOfTheLost) {
+TEST(CoreMembership, AFixedRankIsGivenOrRefused) {
+  Transcript t(Transcript::Small(2));
+  t.Join(1, 100, 0);
+  t.Join(2, 100, 0, true);  // wishes give way to it
+  EXPECT_EQ(t.Snapshot().workers[1].worker, WorkerId(1));
+  EXPECT_THAT(t.Join(3, 100, 0, true),
+              ElementsAre("evict w3: ALREADY_EXISTS: rank 0 is held by worker 2 (rank 0, pid 102 on "
+                          "host)"));
+  EXPECT_THAT(t.Join(4, 100, 1, true),  // too late: the last rank was announced
+              ElementsAre(StartsWith("evict w4: ALREADY_EXISTS: rank 1 is held by worker 1")));
+}
+
+TEST(CoreMembership, AStandbyLoadsForTheRankOfTheLost) {
   Transcript t(Transcript::Small(2));
   t.Serve();
   EXPECT_THAT(t.Join(7), IsEmpty());
-  EXPECT_THAT(t.Do(WorkerLost{WorkerId(1), "connection closed"}),
-              ElementsAre("assign w7 rank 0 epoch 2", "assign w2 rank 1 epoch 2"));
+  EXPECT_THAT(t.Do(WorkerLost{WorkerId(1), "connection closed"}), ElementsAre("load w7 rank 0"));
+  EXPECT_EQ(StateOf(t, 0), "loading");
+  EXPECT_EQ(t.Snapshot().paused, "layer 1 expert 0: no holder is left of ranks 0");
+  EXPECT_FALSE(t.Snapshot().serving);
+  EXPECT_THAT(t.Loaded(7), ElementsAre("assign w7 rank 0 epoch 2", "assign w2 rank 1 epoch 2"));
   EXPECT_EQ(t.Snapshot().epoch, Epoch(2));
+  EXPECT_EQ(t.Snapshot().paused, "");
 }
 
 TEST(CoreMembership, StandbysAreBounded) {
@@ -76,31 +90,6 @@ TEST(CoreMembership, StandbysAreBounded) {
   Lines last;
   for (int w = 1; w <= 19; ++w) last = t.Join(w);
   EXPECT_THAT(last, ElementsAre(StartsWith("evict w19: RESOURCE_EXHAUSTED: 18 workers are here")));
-}
-
-TEST(CoreMembership, ALostWorkerEndsWhatRunsAndSparesWhatWaits) {
-  CoreConfig config = Transcript::Small(2);
-  config.max_running_sequences = 1;
-  Transcript t(config);
-  t.Serve();
-  t.Arrive(MakeRequest(1, 2, 9));
-  t.Arrive(MakeRequest(2, 2, 1));
-  t.Arrive(MakeRequest(3, 2, 1));
-  t.Done(1, 1, {{1, 2, 50}});
-  t.Done(2, 1);  // 2 runs on the other rank, 3 waits
-  const std::string error =
-      " error UNAVAILABLE: worker 2 (rank 1, pid 102 on host) was lost: connection closed";
-  EXPECT_THAT(t.Do(WorkerLost{WorkerId(2), "connection closed"}),
-              ElementsAre("emit r1.0 @1 []" + error, "emit r2.0 @0 []" + error));
-  EXPECT_EQ(t.Snapshot().requests_waiting, 1);
-  EXPECT_EQ(StateOf(t, 0), "loading");
-  EXPECT_EQ(StateOf(t, 1), "gone");
-  // Results of the old epoch are nobody's any more.
-  EXPECT_THAT(t.Done(1, 2, {{1, 3, 51}}), IsEmpty());
-  // The survivor keeps its rank.
-  EXPECT_THAT(t.Join(8), ElementsAre("assign w1 rank 0 epoch 2", "assign w8 rank 1 epoch 2"));
-  t.Ready(1, 2);
-  EXPECT_THAT(t.Ready(8, 2), Contains(HasSubstr("new 3 [10 11]")));
 }
 
 TEST(CoreMembership, ALossWhileLoadingBeginsAnew) {
@@ -119,12 +108,12 @@ TEST(CoreMembership, AnExchangeErrorReassignsEverybody) {
   t.Serve();
   t.Arrive(MakeRequest(1, 2, 9));
   StepDone done = Transcript::Report(1, 1);
-  done.status = absl::DeadlineExceededError("step 1, layer 3: nothing from rank 1");
-  EXPECT_THAT(
-      t.Do(done),
-      ElementsAre(AllOf(StartsWith("emit r1.0 @0 [] error UNAVAILABLE: step 1 failed on worker 1"),
-                        HasSubstr("layer 3: nothing from rank 1")),
-                  "assign w1 rank 0 epoch 2", "assign w2 rank 1 epoch 2"));
+  done.status = absl::DeadlineExceededError("layer 3: nothing from rank 1");
+  EXPECT_THAT(t.Do(done), ElementsAre("assign w1 rank 0 epoch 2", "assign w2 rank 1 epoch 2"));
+  const Recovery recovery = t.Snapshot().recoveries.at(0);
+  EXPECT_EQ(recovery.cause, Recovery::Cause::kStep);
+  EXPECT_EQ(recovery.who, "worker 1 (rank 0, pid 101 on host)");
+  EXPECT_EQ(recovery.why, "step 1: DEADLINE_EXCEEDED: layer 3: nothing from rank 1");
 }
 
 TEST(CoreMembership, ABrokenWorkerIsEvicted) {
@@ -133,10 +122,9 @@ TEST(CoreMembership, ABrokenWorkerIsEvicted) {
   t.Arrive(MakeRequest(1, 2, 9));
   StepDone done = Transcript::Report(2, 1);
   done.status = absl::InternalError("device lost");
-  EXPECT_THAT(t.Do(done),
-              ElementsAre(HasSubstr("emit r1.0 @0 [] error UNAVAILABLE: step 1 failed on worker 2"),
-                          "evict w2: INTERNAL: device lost"));
+  EXPECT_THAT(t.Do(done), ElementsAre("evict w2: INTERNAL: device lost"));
   EXPECT_EQ(StateOf(t, 1), "gone");
+  EXPECT_EQ(t.Snapshot().recoveries.at(0).why, "device lost");
 }
 
 TEST(CoreMembership, ASilentWorkerIsLostWithinASecond) {
@@ -150,8 +138,7 @@ TEST(CoreMembership, ASilentWorkerIsLostWithinASecond) {
     lines = t.TickAfter(absl::Milliseconds(50));
   }
   EXPECT_LE(t.now - begin, absl::Milliseconds(450));
-  EXPECT_THAT(
-      lines, ElementsAre("evict w1: UNAVAILABLE: no heartbeat for 400ms", StartsWith("emit r1.0")));
+  EXPECT_THAT(lines, ElementsAre("evict w1: UNAVAILABLE: no heartbeat for 400ms"));
 }
 
 TEST(CoreMembership, ACoordinatorThatStoodStillBlamesNobody) {
@@ -183,8 +170,7 @@ TEST(CoreMembership, AWorkerThatOnlySendsHeartbeatsIsLostInTheEnd) {
   const absl::Time begin = t.now;
   const Lines lines = WaitFor(t, {1, 2}, absl::Minutes(5));
   EXPECT_THAT(lines,
-              ElementsAre(StartsWith("evict w2: DEADLINE_EXCEEDED: no report of step 1 within 31"),
-                          StartsWith("emit r1.0 @0 [] error UNAVAILABLE: worker 2")));
+              ElementsAre(StartsWith("evict w2: DEADLINE_EXCEEDED: no report of step 1 within 31")));
   EXPECT_LT(t.now - begin, absl::Seconds(32));  // step_timeout and a second
 }
 
@@ -215,43 +201,6 @@ TEST(CoreMembership, LoadingMayTakeItsTimeButNotForever) {
   EXPECT_GE(t.now - begin, absl::Minutes(2));
 }
 
-TEST(CoreMembership, WithReplayNoClientNotices) {
-  CoreConfig config = Transcript::Small(2);
-  config.replay_on_failure = true;
-  Transcript t(config);
-  t.Serve();
-  t.Arrive(MakeRequest(1, 3, 9));
-  t.Done(1, 1, {{1, 3, 50}});
-  t.Done(2, 1);
-  EXPECT_THAT(t.Do(WorkerLost{WorkerId(1), "killed"}), IsEmpty());
-  t.Join(8);
-  t.Ready(8, 2);
-  EXPECT_THAT(First(t.Ready(2, 2)),
-              "plan w8 s4: new 2 [10 11 12 50] prompt 3; work 2 [0,4) sample blocks 0");
-}
-
-TEST(CoreMembership, ARequestThatFailsTimeAndAgainIsNotReplayedForever) {
-  CoreConfig config = Transcript::Small();
-  config.replay_on_failure = true;
-  Transcript t(config);
-  t.Serve();
-  t.Arrive(MakeRequest(1, 3, 9));
-  for (int64_t epoch = 1; epoch <= 4; ++epoch) {
-    StepDone done = Transcript::Report(1, t.Snapshot().steps);
-    done.epoch = Epoch(epoch);
-    done.step = StepId(2 * epoch - 1);
-    done.status = absl::DeadlineExceededError("slow");
-    const Lines lines = t.Do(done);
-    EXPECT_THAT(lines, Contains(absl::StrCat("assign w1 rank 0 epoch ", epoch + 1)));
-    if (epoch == 4) {
-      EXPECT_THAT(lines, Contains(StartsWith("emit r1.0 @0 [] error UNAVAILABLE")));
-    } else {
-      EXPECT_THAT(lines, Not(Contains(StartsWith("emit"))));
-    }
-    t.Ready(1, epoch + 1);
-  }
-}
-
 TEST(CoreMembership, ASurvivorsCacheKeepsWhatCommittedStepsWrote) {
   Transcript t(Transcript::Small(2));
   t.Serve();
@@ -261,13 +210,16 @@ TEST(CoreMembership, ASurvivorsCacheKeepsWhatCommittedStepsWrote) {
     t.Done(1, step, {{1, 8 + step, 60 + step}});
     t.Done(2, step);
   }
-  t.Do(WorkerLost{WorkerId(2), "killed"});
+  t.Lose(2);
   t.Join(3);
-  t.Ready(1, 2);
-  t.Ready(3, 2);
+  t.Loaded(3);
   Request request = MakeRequest(2, 9, 1);
   for (int32_t token : {61, 62, 63, 64}) request.prompt.push_back(token);
-  EXPECT_THAT(First(t.Arrive(request)), HasSubstr("work 2 [8,13) sample blocks 0 1"));
+  t.Arrive(request);
+  t.Ready(1, 2);
+  EXPECT_THAT(First(t.Ready(3, 2)),
+              AllOf(HasSubstr("rewind 1 to 12 tokens 11 rows; new 2"),
+                    HasSubstr("work 2 [8,13) sample blocks 0 1")));
 }
 
 TEST(CoreMembership, AReplacementHasNoCacheAtAll) {
@@ -275,8 +227,9 @@ TEST(CoreMembership, AReplacementHasNoCacheAtAll) {
   t.Serve();
   t.Arrive(MakeRequest(1, 9, 1));
   t.Done(1, 1, {{1, 9, 50}});
-  t.Do(WorkerLost{WorkerId(1), "killed"});
-  t.Join(2);
+  t.Lose(1);
+  EXPECT_THAT(t.Join(2), ElementsAre("load w2 rank 0"));
+  EXPECT_THAT(t.Loaded(2), ElementsAre("assign w2 rank 0 epoch 2"));
   t.Ready(2, 2);
   EXPECT_THAT(First(t.Arrive(MakeRequest(2, 9, 1))), HasSubstr("work 2 [0,9) sample"));
 }

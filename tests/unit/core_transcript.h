@@ -28,6 +28,10 @@ inline std::string BlocksText(const std::vector<BlockId>& blocks) {
 
 inline std::string PlanText(const RankPlan& plan) {
   Lines parts;
+  for (const Rewind& rewind : plan.rewind) {
+    parts.push_back(absl::StrCat("rewind ", rewind.id.value(), " to ", rewind.tokens, " tokens ",
+                                 rewind.rows, " rows"));
+  }
   for (const SequenceId id : plan.forget) parts.push_back(absl::StrCat("forget ", id.value()));
   for (const SequenceId id : plan.stop_decode) parts.push_back(absl::StrCat("stop ", id.value()));
   for (const NewSequence& entering : plan.new_sequences) {
@@ -46,8 +50,15 @@ inline std::string PlanText(const RankPlan& plan) {
 
 struct ToText {
   std::string operator()(const AssignRank& c) const {
-    return absl::StrCat("assign w", c.worker.value(), " rank ", c.rank.value(), " epoch ",
-                        c.epoch.value());
+    std::string text = absl::StrCat("assign w", c.worker.value(), " rank ", c.rank.value(),
+                                    " epoch ", c.epoch.value());
+    for (size_t r = 0; r < c.members.size(); ++r) {
+      if (!c.members[r].has_value()) absl::StrAppend(&text, " without ", r);
+    }
+    return text;
+  }
+  std::string operator()(const LoadExperts& c) const {
+    return absl::StrCat("load w", c.worker.value(), " rank ", c.rank.value());
   }
   std::string operator()(const SendPlan& c) const {
     const std::string plan = PlanText(c.plan.plan);
@@ -122,23 +133,26 @@ class Transcript {
     for (const Command& command : commands) lines.push_back(std::visit(ToText(), command));
     return lines;
   }
-  Lines Join(int64_t worker, int64_t cache_blocks = 100, std::optional<int> rank = std::nullopt) {
-    WorkerJoined joined{WorkerId(worker), "host", 100 + worker, cache_blocks, std::nullopt};
+  Lines Join(int64_t worker, int64_t cache_blocks = 100, std::optional<int> rank = std::nullopt,
+             bool fixed = false) {
+    WorkerJoined joined{WorkerId(worker), "host", 100 + worker, cache_blocks, std::nullopt, fixed};
     if (rank.has_value()) joined.wanted_rank = RankId(*rank);
     return Do(joined);
   }
+  Lines Lose(int64_t worker) { return Do(WorkerLost{WorkerId(worker), "killed"}); }
+  Lines Loaded(int64_t worker) { return Do(WorkerLoaded{WorkerId(worker)}); }
   Lines Ready(int64_t worker, int64_t epoch) {
     return Do(WorkerReady{WorkerId(worker), Epoch(epoch)});
   }
-  // Tokens as {sequence, position, token}.
+  // In the present epoch. Tokens as {sequence, position, token}.
   Lines Done(int64_t worker, int64_t step, const std::vector<std::vector<int32_t>>& tokens = {}) {
-    return Do(Report(worker, step, tokens));
+    return Do(Report(worker, step, tokens, Snapshot().epoch.value()));
   }
   static StepDone Report(int64_t worker, int64_t step,
-                         const std::vector<std::vector<int32_t>>& tokens = {}) {
+                         const std::vector<std::vector<int32_t>>& tokens = {}, int64_t epoch = 1) {
     StepDone done;
     done.worker = WorkerId(worker);
-    done.epoch = Epoch(1);
+    done.epoch = Epoch(epoch);
     done.step = StepId(step);
     for (const std::vector<int32_t>& token : tokens) {
       SampledToken& sampled = done.tokens.emplace_back();

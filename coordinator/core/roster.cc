@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "coordinator/core/roster.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace shoal {
+namespace {
+
+// Block ids are 32 bits wide and each block costs the core some bytes; beyond this many, blocks of
+// a worker are not used.
+constexpr int64_t kMaxBlocks = int64_t{1} << 24;
+// Standbys beyond the size of the unit.
+constexpr size_t kExtraStandbys = 16;
+
+}  // namespace
+
+Roster::Roster(int world_size) : ranks_(world_size), last_known_(world_size) {}
+
+absl::Status Roster::Add(const WorkerJoined& event, absl::Time now) {
+  if (event.cache_blocks < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("the worker offers ", event.cache_blocks,
+                                                   " cache blocks, at least 1 is needed"));
+  }
+  if (event.wanted_rank.has_value() &&
+      (event.wanted_rank->value() < 0 || event.wanted_rank->value() >= world_size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the worker wants rank ", event.wanted_rank->value(), " of ", world_size()));
+  }
+  if (members_.size() >= 2 * ranks_.size() + kExtraStandbys) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(members_.size(), " workers are here for ", world_size(), " ranks"));
+  }
+  Member& member = members_[event.worker];
+  member.id = event.worker;
+  member.host = event.host;
+  member.pid = event.pid;
+  member.cache_blocks = std::min(event.cache_blocks, kMaxBlocks);
+  member.last_heard = now;
+  member.rank_fixed = event.rank_fixed && event.wanted_rank.has_value();
+  if (!GiveRank(member, event.wanted_rank)) {
+    const std::string holder = Describe(*ranks_[event.wanted_rank->value()]);
+    members_.erase(event.worker);
+    return absl::AlreadyExistsError(
+        absl::StrCat("rank ", event.wanted_rank->value(), " is held by ", holder));
+  }
+  return absl::OkStatus();
+}
+
+bool Roster::GiveRank(Member& member, std::optional<RankId> wanted) {
+  std::optional<RankId> rank = wanted.has_value() ? wanted : LowestFreeRank();
+  if (!rank.has_value()) return true;  // a standby
+  Member* displaced = nullptr;
+  if (Member* holder = At(*rank)) {
+    const bool stays =
+        holder->told || holder->rank_fixed || (holder->wants_rank && !member.rank_fixed);
+    if (stays && member.rank_fixed) return false;
+    if (stays) {
+      rank = LowestFreeRank();  // its wish came too late; any other will do, or waiting for one
+      if (!rank.has_value()) return true;
+    } else {
+      displaced = holder;
+      displaced->rank.reset();
+      displaced->wants_rank = false;
+    }
+  }
+  member.rank = rank;
+  member.wants_rank = wanted == rank;
+  ranks_[rank->value()] = member.id;
+  last_known_[rank->value()] = member;
+  return displaced == nullptr || GiveRank(*displaced, std::nullopt);
+}
+
+std::optional<RankId> Roster::LowestFreeRank() const {
+  const auto free = std::find(ranks_.begin(), ranks_.end(), std::nullopt);
+  if (free == ranks_.end()) return std::nullopt;
+  return RankId(static_cast<int32_t>(free - ranks_.begin()));
+}
+
+bool Roster::Remove(WorkerId worker) {
+  const auto it = members_.find(worker);
+  if (it == members_.end()) return false;
+  const std::optional<RankId> rank = it->second.rank;
+  members_.erase(it);
+  if (!rank.has_value()) return true;
+  ranks_[rank->value()].reset();
+  for (auto& [id, standby] : members_) {
+    // One that insisted on a rank has it: no standby does.
+    if (standby.rank.has_value()) continue;
+    GiveRank(standby, std::nullopt);
+    break;
+  }
+  return true;
+}
+
+Member* Roster::Find(WorkerId worker) {
+  const auto it = members_.find(worker);
+  return it == members_.end() ? nullptr : &it->second;
+}
+
+const Member* Roster::Find(WorkerId worker) const {
+  const auto it = members_.find(worker);
+  return it == members_.end() ? nullptr : &it->second;
+}
+
+Member* Roster::At(RankId rank) {
+  const std::optional<WorkerId>& worker = ranks_[rank.value()];
+  return worker.has_value() ? &members_.at(*worker) : nullptr;
+}
+
+const Member* Roster::At(RankId rank) const {
+  const std::optional<WorkerId>& worker = ranks_[rank.value()];
+  return worker.has_value() ? &members_.at(*worker) : nullptr;
+}
+
+const Member* Roster::LastKnownAt(RankId rank) const {
+  const std::optional<Member>& member = last_known_[rank.value()];
+  return member.has_value() ? &*member : nullptr;
+}
+
+std::string Roster::Describe(WorkerId worker) const {
+  const Member* member = Find(worker);
+  if (member == nullptr) return absl::StrCat("worker ", worker.value());
+  return absl::StrCat("worker ", worker.value(), " (",
+                      member->rank.has_value() ? absl::StrCat("rank ", member->rank->value())
+                                               : std::string("standby"),
+                      ", pid ", member->pid, " on ", member->host, ")");
+}
+
+}  // namespace shoal

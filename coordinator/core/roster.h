@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// The workers that are here: which rank each holds, who stands by, who was heard when. Ranks and
+// their number never change; who holds them does. Nothing here knows of epochs' rules or requests.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "coordinator/core/events.h"
+
+namespace shoal {
+
+struct Member {
+  WorkerId id;
+  std::string host;
+  int64_t pid = 0;
+  int64_t cache_blocks = 0;
+  std::optional<RankId> rank;  // none: standby
+  bool wants_rank = false;     // holds the rank it hoped for
+  bool rank_fixed = false;     // and can have no other one
+  bool told = false;           // of its rank: it keeps it for as long as it lives
+
+  bool loaded = false;    // its rank's experts
+  bool in_epoch = false;  // a member of the epoch announced last, which is not over
+  bool ready = false;     // for that epoch
+  // When it was asked for what it has not done yet: to load, or to become ready for an epoch.
+  absl::Time asked = absl::InfiniteFuture();
+
+  absl::Time last_heard;
+  absl::Time silent_since = absl::InfiniteFuture();  // the first Tick that found it overdue
+  bool answered = true;  // said more than heartbeats since the epoch before ended
+};
+
+class Roster {
+ public:
+  explicit Roster(int world_size);
+
+  // Takes a worker in, with a rank if one is free: the one it wants, else the lowest. A wish moves
+  // aside a worker that was not told its rank yet. Errors say why it is refused: InvalidArgument,
+  // AlreadyExists (a fixed rank is taken), ResourceExhausted. Requires that it is not here.
+  absl::Status Add(const WorkerJoined& event, absl::Time now);
+  // Takes it out; a standby gets its rank, in the order of joining. False: it was not here.
+  bool Remove(WorkerId worker);
+
+  // Null for strangers; null for a rank that nobody holds.
+  Member* Find(WorkerId worker);
+  const Member* Find(WorkerId worker) const;
+  Member* At(RankId rank);
+  const Member* At(RankId rank) const;
+  // The last worker a rank had, as it joined, for people; null if it never had one.
+  const Member* LastKnownAt(RankId rank) const;
+
+  int world_size() const { return static_cast<int>(ranks_.size()); }
+  bool full() const { return !LowestFreeRank().has_value(); }
+  // In the order of joining; ranks or none.
+  std::map<WorkerId, Member>& members() { return members_; }
+  const std::map<WorkerId, Member>& members() const { return members_; }
+  // "worker 3 (rank 1, pid 42 on host a)".
+  std::string Describe(WorkerId worker) const;
+
+ private:
+  // False: the rank it must have is taken.
+  bool GiveRank(Member& member, std::optional<RankId> wanted);
+  std::optional<RankId> LowestFreeRank() const;
+
+  std::map<WorkerId, Member> members_;  // standbys too
+  std::vector<std::optional<WorkerId>> ranks_;
+  std::vector<std::optional<Member>> last_known_;  // by rank
+};
+
+}  // namespace shoal

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/api/cluster_metrics_internal.h"
 
 namespace shoal {
 namespace {
@@ -19,7 +20,6 @@ namespace {
 using prometheus::ClientMetric;
 using prometheus::Histogram;
 using prometheus::MetricFamily;
-using prometheus::MetricType;
 
 // Seconds. A token of a small model takes a millisecond, a long prompt on a large one minutes.
 const Histogram::BucketBoundaries kLatencyBuckets = {
@@ -47,87 +47,6 @@ const std::multimap<std::string, std::string>& Aliases() {
       {"shoal_request_decode_time_seconds", "vllm:request_decode_time_seconds"},
   };
   return kAliases;
-}
-
-// Families made of numbers that the cluster keeps.
-class SnapshotFamilies {
- public:
-  explicit SnapshotFamilies(std::vector<ClientMetric::Label> labels) : labels_(std::move(labels)) {}
-
-  // `rank` below 0: of the whole cluster.
-  void Add(const std::string& name, const std::string& help, MetricType type, double value,
-           int rank = -1) {
-    if (families_.empty() || families_.back().name != name) {
-      families_.push_back({name, help, type, {}});
-    }
-    ClientMetric metric;
-    metric.label = labels_;
-    if (rank >= 0) metric.label.push_back({"rank", absl::StrCat(rank)});
-    if (type == MetricType::Counter) {
-      metric.counter.value = value;
-    } else {
-      metric.gauge.value = value;
-    }
-    families_.back().metric.push_back(std::move(metric));
-  }
-
-  std::vector<MetricFamily> Take() { return std::move(families_); }
-
- private:
-  std::vector<ClientMetric::Label> labels_;
-  std::vector<MetricFamily> families_;
-};
-
-std::vector<MetricFamily> ClusterFamilies(const ClusterSnapshot& snapshot, int http_connections,
-                                          std::vector<ClientMetric::Label> labels) {
-  constexpr MetricType kGauge = MetricType::Gauge;
-  constexpr MetricType kCounter = MetricType::Counter;
-  SnapshotFamilies families(std::move(labels));
-  int64_t used = 0;
-  int64_t total = 0;
-  for (const WorkerSnapshot& worker : snapshot.workers) {
-    used += worker.blocks_used;
-    total += worker.blocks_total;
-  }
-  families.Add("shoal_serving", "1 when all ranks are ready", kGauge, snapshot.serving);
-  families.Add("shoal_epoch", "Membership and placement in force", kGauge,
-               static_cast<double>(snapshot.epoch.value()));
-  families.Add("shoal_http_connections", "Open client connections", kGauge, http_connections);
-  families.Add("shoal_requests_running", "Sequences in a rank's batch", kGauge,
-               static_cast<double>(snapshot.requests_running));
-  families.Add("shoal_requests_waiting", "Sequences waiting for a place", kGauge,
-               static_cast<double>(snapshot.requests_waiting));
-  families.Add("shoal_cache_usage_ratio", "Cache blocks in use, of all (0 to 1)", kGauge,
-               total > 0 ? static_cast<double>(used) / static_cast<double>(total) : 0);
-  families.Add("shoal_prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache",
-               kCounter, static_cast<double>(snapshot.prefix_cache_queries));
-  families.Add("shoal_prefix_cache_hits_total", "Prompt tokens found in the prefix cache", kCounter,
-               static_cast<double>(snapshot.prefix_cache_hits));
-  families.Add("shoal_preemptions_total", "Sequences that gave up their blocks", kCounter,
-               static_cast<double>(snapshot.preemptions));
-  families.Add("shoal_prompt_tokens_total", "Prompt tokens of requests", kCounter,
-               static_cast<double>(snapshot.prompt_tokens));
-  families.Add("shoal_generation_tokens_total", "Tokens generated", kCounter,
-               static_cast<double>(snapshot.generation_tokens));
-  families.Add("shoal_steps_total", "Steps of the expert-parallel unit", kCounter,
-               static_cast<double>(snapshot.steps));
-  for (const WorkerSnapshot& worker : snapshot.workers) {
-    families.Add("shoal_worker_blocks_used", "Cache blocks in use on a rank", kGauge,
-                 static_cast<double>(worker.blocks_used), worker.rank.value());
-  }
-  for (const WorkerSnapshot& worker : snapshot.workers) {
-    families.Add("shoal_worker_blocks_total", "Cache blocks of a rank", kGauge,
-                 static_cast<double>(worker.blocks_total), worker.rank.value());
-  }
-  for (const WorkerSnapshot& worker : snapshot.workers) {
-    families.Add("shoal_worker_running_sequences", "Sequences in a rank's batch", kGauge,
-                 worker.running_sequences, worker.rank.value());
-  }
-  for (const WorkerSnapshot& worker : snapshot.workers) {
-    families.Add("shoal_worker_tokens_per_second", "Tokens a rank generates", kGauge,
-                 worker.tokens_per_s, worker.rank.value());
-  }
-  return families.Take();
 }
 
 }  // namespace

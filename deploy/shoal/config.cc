@@ -117,6 +117,14 @@ absl::Status ValidateConfig(const ShoalConfig& config, ConfigCommand command) {
   SHOAL_RETURN_IF_ERROR(
       OneOf("chat-format", config.chat_format, {"", "v2", "v3", "r1", "r1-0528", "v3.1"}));
   SHOAL_RETURN_IF_ERROR(InRange("workers", config.workers, 1, 4096));
+  if (config.holders < 1 || config.holders > config.workers) {
+    return Bad("holders", absl::StrCat("1..", config.workers, " (one on each of --workers)"),
+               absl::StrCat(config.holders));
+  }
+  SHOAL_RETURN_IF_ERROR(InRange("redundant-experts", config.redundant_experts, 0, 1000000));
+  if (!config.placement.empty() && config.redundant_experts > 0) {
+    return absl::InvalidArgumentError("--placement and --redundant-experts: give one");
+  }
   SHOAL_RETURN_IF_ERROR(InRange("threads", config.threads, 0, 4096));
   SHOAL_RETURN_IF_ERROR(InRange("block-tokens", config.block_tokens, 1, 4096));
   SHOAL_RETURN_IF_ERROR(InRange("max-batch-rows", config.max_batch_rows, 1, 65536));

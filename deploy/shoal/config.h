@@ -23,7 +23,9 @@ struct ShoalConfig {
   // The unit.
   int workers = 1;                 // ranks of the expert-parallel unit
   std::string transport = "shm";   // "inprocess", "shm", "grpc", "mpi"
-  std::string placement;           // file of ExpertPlacement::FromJson; empty: contiguous
+  std::string placement;           // file of ExpertPlacement::FromJson; empty: planned
+  int holders = 1;                 // copies of every expert, on different workers
+  int redundant_experts = 0;       // further copies in each layer
   std::string coordinator;         // worker: where to dial, HOST:PORT
   std::string cluster_listen;      // serve, coordinator: where workers dial in, HOST:PORT
   std::string exchange_advertise;  // worker, transport grpc: the host by which peers reach this one
@@ -51,7 +53,7 @@ struct ShoalConfig {
   int max_queue = 1024;
   bool prefix_cache = true;
   double step_timeout_s = 30;
-  double heartbeat_timeout_s = 0.9;
+  double heartbeat_timeout_s = 0.3;
   double drain_timeout_s = 30;
 
   // The API.

@@ -19,7 +19,9 @@ absl::Status Coordinate(const ShoalConfig& config) {
   StopSignal stop;
   StartLogging(config.log_level);
   spdlog::info("configuration:\n{}", ConfigToYaml(config, kCoordinator));
-  SHOAL_ASSIGN_OR_RETURN(const ServedModel model, OpenServedModel(config));
+  SHOAL_ASSIGN_OR_RETURN(ServedModel model, OpenServedModel(config));
+  // Who is on which host is known when the workers have dialled in: then the core plans.
+  if (config.placement.empty()) model.placement = nullptr;
   HeadObservers observers;
   observers.on_failure = [](const WorkerIdentity& worker, const absl::Status& why) {
     spdlog::error("worker {} on {}: {}", worker.pid, worker.host, std::string(why.message()));

@@ -23,6 +23,7 @@ struct ServedModel {
   std::unique_ptr<Tokenizer> tokenizer;
   std::optional<ChatFormat> chat_format;  // none: chat is refused
   SamplingDefaults sampling;
+  // Who holds which expert: as a file says, or planned as for one host.
   std::shared_ptr<const ExpertPlacement> placement;
   std::string fingerprint;
   std::string name;  // what clients call it
@@ -30,7 +31,7 @@ struct ServedModel {
 
 // Reads and checks all of it. Errors name the file or key: those of its parts; InvalidArgument when
 // tokenizer and model do not match, when there are more workers than experts, when a placement file
-// is for another shape.
+// is for another shape or has too few holders.
 absl::StatusOr<ServedModel> OpenServedModel(const ShoalConfig& config);
 
 }  // namespace shoal

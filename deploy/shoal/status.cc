@@ -17,6 +17,77 @@ namespace {
 
 using Json = nlohmann::json;
 
+// How far the cluster is from losing an expert.
+void PrintSafety(const Json& cluster) {
+  const Json holders = cluster.value("holders", Json::object());
+  const int64_t least = holders.value("least", int64_t{0});
+  absl::PrintF("every expert is held by %d to %d workers%s\n\n", least,
+               holders.value("most", int64_t{0}),
+               least >= 2 ? ": any one may die" : "");
+  const std::string paused = cluster.value("paused", std::string());
+  if (!paused.empty()) absl::PrintF("PAUSED, requests wait: %s\n\n", paused);
+}
+
+// "12 sequences, 340 tokens again".
+std::string IfItDied(const Json& worker) {
+  if (worker.value("state", std::string()) != "serving") return "-";
+  const Json death = worker.value("death", Json::object());
+  std::string cost = absl::StrCat(death.value("sequences", int64_t{0}), " sequences, ",
+                                  death.value("tokens", int64_t{0}), " tokens again");
+  if (const int64_t one = death.value("experts_left_with_one", int64_t{0}); one > 0) {
+    absl::StrAppend(&cost, ", ", one, " experts with one holder");
+  }
+  if (const int64_t lost = death.value("experts_lost", int64_t{0}); lost > 0) {
+    absl::StrAppend(&cost, ", ", lost, " experts lost");
+  }
+  if (death.value("pauses", false)) absl::StrAppend(&cost, "; requests would pause");
+  return cost;
+}
+
+// Milliseconds that one rank waits for another in a step, over both phases.
+void PrintWaiting(const Json& waiting) {
+  const Json dispatch = waiting.value("dispatch_s", Json::array());
+  const Json combine = waiting.value("combine_s", Json::array());
+  if (dispatch.empty() || combine.size() != dispatch.size()) return;
+  absl::PrintF("\nms of a step that a rank (column) waits for another (row): dispatch + combine\n");
+  absl::PrintF("%4s ", "");
+  for (size_t to = 0; to < dispatch.size(); ++to) absl::PrintF("%14d", to);
+  absl::PrintF("\n");
+  for (size_t from = 0; from < dispatch.size(); ++from) {
+    absl::PrintF("%4d ", from);
+    for (size_t to = 0; to < dispatch.size(); ++to) {
+      absl::PrintF("%14s", absl::StrFormat("%.2f + %.2f", 1e3 * dispatch[from][to].get<double>(),
+                                           1e3 * combine[from][to].get<double>()));
+    }
+    absl::PrintF("\n");
+  }
+  const Json straggler = waiting.value("straggler", Json());
+  if (straggler.is_number()) {
+    absl::PrintF("straggler: rank %d holds up the others\n", straggler.get<int>());
+  }
+}
+
+std::string Milliseconds(const Json& value) {
+  return value.is_number() ? absl::StrFormat("%.1f", value.get<double>()) : "-";
+}
+
+void PrintRecoveries(const Json& recoveries) {
+  if (recoveries.empty()) return;
+  absl::PrintF("\nlast changes, ms since the suspicion\n");
+  absl::PrintF("%6s %-6s %9s %9s %9s %9s %9s %9s  %s\n", "epoch", "cause", "silent", "decided",
+               "fenced", "resumed", "rewound", "replayed", "who, why");
+  for (const Json& recovery : recoveries) {
+    absl::PrintF("%6d %-6s %9s %9s %9s %9s %9d %9d  %s: %s\n",
+                 recovery.value("epoch", int64_t{0}), recovery.value("cause", std::string("?")),
+                 Milliseconds(recovery.value("silent_ms", Json())),
+                 Milliseconds(recovery.value("decided_ms", Json())),
+                 Milliseconds(recovery.value("fenced_ms", Json())),
+                 Milliseconds(recovery.value("resumed_ms", Json())),
+                 recovery.value("rewound", int64_t{0}), recovery.value("replayed", int64_t{0}),
+                 recovery.value("who", std::string("?")), recovery.value("why", std::string("?")));
+  }
+}
+
 void Print(const std::string& address, const Json& cluster) {
   const int64_t queries = cluster.value("prefix_cache_queries", int64_t{0});
   const int64_t hits = cluster.value("prefix_cache_hits", int64_t{0});
@@ -32,17 +103,20 @@ void Print(const std::string& address, const Json& cluster) {
                queries,
                queries > 0 ? 100.0 * static_cast<double>(hits) / static_cast<double>(queries) : 0.0,
                cluster.value("preemptions", int64_t{0}));
-  absl::PrintF("%4s  %-9s %8s  %-20s %8s %19s %9s %9s\n", "rank", "state", "pid", "host", "experts",
-               "blocks used", "sequences", "tokens/s");
+  PrintSafety(cluster);
+  absl::PrintF("%4s  %-9s %8s  %-20s %8s %19s %9s %9s  %s\n", "rank", "state", "pid", "host",
+               "experts", "blocks used", "sequences", "tokens/s", "if it died now");
   for (const Json& worker : cluster.value("workers", Json::array())) {
     const std::string blocks = absl::StrCat(worker.value("blocks_used", int64_t{0}), " / ",
                                             worker.value("blocks_total", int64_t{0}));
-    absl::PrintF("%4d  %-9s %8d  %-20s %8d %19s %9d %9.1f\n", worker.value("rank", 0),
+    absl::PrintF("%4d  %-9s %8d  %-20s %8d %19s %9d %9.1f  %s\n", worker.value("rank", 0),
                  worker.value("state", std::string("?")), worker.value("pid", int64_t{0}),
                  worker.value("host", std::string("?")), worker.value("experts", int64_t{0}),
                  blocks, worker.value("running_sequences", int64_t{0}),
-                 worker.value("tokens_per_s", 0.0));
+                 worker.value("tokens_per_s", 0.0), IfItDied(worker));
   }
+  PrintWaiting(cluster.value("waiting", Json::object()));
+  PrintRecoveries(cluster.value("recoveries", Json::array()));
 }
 
 absl::Status Show(HttpGetOptions options) {

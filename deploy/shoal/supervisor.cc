@@ -194,10 +194,9 @@ class Supervisor::Process {
 
   void ScheduleRestart(int index, absl::Duration lived) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     Child& child = children_[index];
-    child.backoff = lived >= options_.healthy_after || child.backoff == absl::ZeroDuration()
-                        ? options_.min_backoff
-                        : std::min(child.backoff * 2, options_.max_backoff);
+    if (lived >= options_.healthy_after) child.backoff = absl::ZeroDuration();
     child.restart_at = absl::Now() + child.backoff;
+    child.backoff = std::clamp(child.backoff * 2, options_.min_backoff, options_.max_backoff);
   }
 
   void Run();

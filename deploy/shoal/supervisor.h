@@ -39,9 +39,11 @@ struct ChildExit {
 
 struct SupervisorOptions {
   std::vector<ChildSpec> children;
-  absl::Duration min_backoff = absl::Milliseconds(100);  // doubles with every early death
+  // A child that dies for the first time, or after a life of at least `healthy_after`, is started
+  // again at once; one that dies earlier than that waits, twice as long each time.
+  absl::Duration min_backoff = absl::Milliseconds(100);
   absl::Duration max_backoff = absl::Seconds(5);
-  absl::Duration healthy_after = absl::Seconds(10);  // a longer life resets the backoff
+  absl::Duration healthy_after = absl::Seconds(5);
   // Asked when a child has ended, on the supervisor's thread: start it again? Null: always.
   std::function<bool(const ChildExit&)> restart;
 };

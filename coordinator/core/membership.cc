@@ -92,25 +92,33 @@ std::optional<EpochEnd> Membership::Tick(absl::Time now, std::vector<Command>& c
 }
 
 void Membership::BlameOverdue(absl::Time now, std::vector<Eviction>& out) {
-  // Readiness means a connection to every peer, so one that hangs holds up all: those that have
-  // given no sign but heartbeats since the last epoch ended are the ones to suspect first.
-  std::vector<Member*> mute;
-  std::vector<Member*> others;
+  std::vector<Member*> unready;
   for (auto& [id, member] : roster_.members()) {
     // With weights in place only connections are made, which a step's time is enough for.
     if (now - member.asked <= (member.loaded ? step_timeout_ : loading_timeout_)) continue;
     if (member.in_epoch) {
-      (member.answered ? others : mute).push_back(&member);
+      unready.push_back(&member);
     } else {
       out.push_back({id, absl::DeadlineExceededError("has not loaded its experts in time")});
     }
   }
-  if (!mute.empty()) {
-    for (Member* member : others) member->asked = now;  // held up: it gets its time again
-  }
-  for (const Member* member : mute.empty() ? others : mute) {
-    out.push_back({member->id, absl::DeadlineExceededError(absl::StrCat(
-                                   "not ready for epoch ", epoch_.value(), " in time"))});
+  if (unready.empty()) return;
+  // Readiness means a connection to every peer, so one that hangs holds up all. To suspect first are
+  // those that have given no sign but heartbeats since they were asked, and those asked first.
+  const auto order = [](const Member* member) {
+    return std::make_pair(member->answered, member->asked);
+  };
+  const auto first = order(*std::min_element(
+      unready.begin(), unready.end(),
+      [&](const Member* a, const Member* b) { return order(a) < order(b); }));
+  for (Member* member : unready) {
+    if (order(member) == first) {
+      out.push_back({member->id, absl::DeadlineExceededError(absl::StrCat(
+                                     "not ready for epoch ", epoch_.value(), " in time"))});
+    } else {
+      member->asked = now;  // perhaps held up: it gets its time again, once more
+      member->answered = false;
+    }
   }
 }
 
@@ -165,7 +173,6 @@ void Membership::EndEpoch() {
   for (auto& [id, member] : roster_.members()) {
     member.in_epoch = false;
     member.ready = false;
-    member.answered = !member.told;
   }
 }
 
@@ -224,7 +231,10 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
     member.in_epoch = true;
     // One that left an earlier epoch unanswered has had its time since then: others that give up
     // waiting for it must not save it.
-    member.asked = std::min(member.asked, now);
+    if (member.asked == absl::InfiniteFuture()) {
+      member.asked = now;
+      member.answered = false;
+    }
     ++unready_;
     commands.push_back(AssignRank{*worker, epoch_, *member.rank, placement, members});
   }

@@ -33,7 +33,7 @@ struct Member {
 
   absl::Time last_heard;
   absl::Time silent_since = absl::InfiniteFuture();  // the first Tick that found it overdue
-  bool answered = true;  // said more than heartbeats since the epoch before ended
+  bool answered = true;  // said more than heartbeats since it was asked
 };
 
 class Roster {

@@ -40,8 +40,8 @@ World::World(uint64_t seed) : random_(seed) {
   config_.max_running_sequences = 1 + static_cast<int32_t>(Draw(8));
   config_.max_queued_requests = 2 + static_cast<int32_t>(Draw(30));
   config_.prefix_cache = Chance(80);
-  config_.step_timeout = absl::Seconds(60);
-  config_.loading_timeout = absl::Seconds(200);
+  config_.step_timeout = absl::Seconds(20);
+  config_.loading_timeout = absl::Seconds(50);
   peaceful_ = Chance(20);
   for (int i = 0; i < 3; ++i) {
     std::vector<int32_t>& prompt = shared_prompts_.emplace_back();
@@ -85,6 +85,7 @@ void World::ActOnRequests() {
 
 // No more faults and no more requests: everything must come to its end.
 void World::Settle() {
+  settling_ = true;
   const bool drains = Chance(30);
   if (drains) {
     draining_ = true;
@@ -220,7 +221,7 @@ bool World::Progress(WorkerId id) {
   if (it == workers_.end() || it->second.hangs || it->second.silent) return false;
   FakeWorker& worker = *it->second.worker;
   if (!worker.outbox.empty() && Chance(50)) return Deliver(worker);
-  if (worker.loading() && Chance(10)) {
+  if (worker.loading() && Chance(settling_ ? 60 : 10)) {
     worker.FinishLoading();
     return true;
   }

@@ -164,6 +164,7 @@ class World : private FakePeers {
   int64_t last_worker_ = 0;
   std::map<RequestId, Client> clients_;
   int64_t last_request_ = 0;
+  bool settling_ = false;
   bool draining_ = false;
   bool drained_ = false;
 
@@ -182,6 +183,7 @@ class World : private FakePeers {
   StepId last_planned_;
   StepId committed_;
   bool commits_now_ = false;  // the event being fed completes a step
+  bool somebody_hangs_ = false;
   std::map<std::pair<Epoch, StepId>, std::set<WorkerId>> contributions_;
   std::map<WorkerId, std::map<SequenceId, Table>> tables_;
   bool was_paused_ = false;

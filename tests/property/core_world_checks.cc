@@ -14,6 +14,9 @@ namespace shoal::testing {
 void World::Feed(const Event& event) {
   const bool stale = IsStale(event);
   commits_now_ = false;
+  somebody_hangs_ = std::any_of(workers_.begin(), workers_.end(), [](const auto& entry) {
+    return entry.second.hangs || entry.second.silent;
+  });
   Note(event);
   std::vector<Command> commands;
   core_->Step(event, now_, commands);
@@ -187,7 +190,10 @@ void World::Obey(const SendPlan& command) {
 void World::Obey(const EvictWorker& command) {
   auto it = workers_.find(command.worker);
   if (it == workers_.end()) return;  // a bogus one
-  if (!it->second.blamed) Problem("evicted for nothing: " + command.why.ToString());
+  // Of several that are not ready, held up by one that hangs, all may be blamed: they come back.
+  const bool held_up = absl::IsDeadlineExceeded(command.why) && it->second.worker->connecting() &&
+                       somebody_hangs_;
+  if (!it->second.blamed && !held_up) Problem("evicted for nothing: " + command.why.ToString());
   if (command.why.ok()) Problem("evicted without a reason");
   if (IsMember(command.worker)) over_ = true;
   holders_.erase(command.worker);

@@ -81,6 +81,28 @@ TEST(BlockManager, ContentsOfUncommittedStepsAreForgotten) {
   EXPECT_EQ(given.size(), 4u);
 }
 
+TEST(BlockManager, ForgottenContentsKeepTheirReferences) {
+  BlockManager blocks(2, 1);
+  const BlockId used = *blocks.Allocate();
+  const BlockId again = *blocks.Allocate();
+  blocks.cache().Insert(PrefixCache::kRoot, 1, Tokens{1}, used, StepId(3));
+  blocks.cache().Insert(PrefixCache::kRoot, 2, Tokens{2}, again, StepId(2));
+  blocks.cache().Erase(again);  // and with something else since
+  blocks.cache().Insert(PrefixCache::kRoot, 4, Tokens{4}, again, StepId(4));
+  blocks.cache().Settle(StepId(2));
+  blocks.DropContentsAfter(StepId(2));
+  EXPECT_EQ(blocks.cache().size(), 0);
+  EXPECT_EQ(blocks.used(), 2);
+  EXPECT_FALSE(blocks.Allocate().has_value());
+  blocks.Release(used);
+  EXPECT_EQ(*blocks.Allocate(), used);
+  // What is settled stays.
+  blocks.cache().Insert(PrefixCache::kRoot, 1, Tokens{1}, used, StepId(5));
+  blocks.cache().Settle(StepId(5));
+  blocks.DropContentsAfter(StepId(5));
+  EXPECT_TRUE(blocks.cache().Holds(used));
+}
+
 TEST(BlockManager, RandomOperationsAgreeWithAModel) {
   constexpr uint64_t kSeed = 20;
   std::mt19937_64 random(kSeed);

@@ -52,6 +52,28 @@ TEST(ExpertPlacement, TargetPrefersTheSourceAndSpreadsTheRest) {
   EXPECT_TRUE(placement->HeldBy(0, RankId(2)).empty());
 }
 
+TEST(ExpertPlacement, WithoutAbsentRanksTheOthersKeepWhatTheyHold) {
+  const auto full = ExpertPlacement::Create(
+      4, {{}, {{RankId(0), RankId(2)}, {RankId(1), RankId(2), RankId(3)}, {RankId(3)}}});
+  ASSERT_TRUE(full.ok());
+  EXPECT_EQ(*full->Without({}), *full);
+  const auto left = full->Without({RankId(2), RankId(1), RankId(2)});
+  ASSERT_TRUE(left.ok()) << left.status();
+  EXPECT_EQ(left->world_size(), 4);
+  EXPECT_THAT(left->Holders(1, ExpertId(0)), ElementsAre(RankId(0)));
+  EXPECT_THAT(left->Holders(1, ExpertId(1)), ElementsAre(RankId(3)));
+  EXPECT_EQ(left->HeldBy(1, RankId(3)), full->HeldBy(1, RankId(3)));
+  EXPECT_TRUE(left->HeldBy(1, RankId(2)).empty());
+  for (int source = 0; source < 4; ++source) {
+    EXPECT_EQ(left->Target(1, ExpertId(1), RankId(source)), RankId(3));
+  }
+  // Ranks that are none are absent anyway.
+  EXPECT_EQ(*full->Without({RankId(-1), RankId(4)}), *full);
+  const absl::Status lacking = full->Without({RankId(3), RankId(0)}).status();
+  EXPECT_EQ(lacking.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(lacking.message(), "layer 1 expert 2: no holder is left of ranks 3");
+}
+
 TEST(ExpertPlacement, JsonBothWays) {
   const auto placement = ExpertPlacement::Create(3, {{}, {{RankId(0), RankId(2)}, {RankId(1)}}});
   ASSERT_TRUE(placement.ok());

@@ -5,7 +5,6 @@
 #include "coordinator/core/core.h"
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -206,40 +205,6 @@ ClusterSnapshot CoordinatorCore::Snapshot(absl::Time now) const {
 }
 
 }  // namespace
-
-absl::Status Validate(const CoreConfig& config) {
-  const auto at_least = [](const char* name, int64_t value, int64_t least) {
-    return value >= least ? absl::OkStatus()
-                          : absl::InvalidArgumentError(
-                                absl::StrCat(name, " is ", value, ", must be at least ", least));
-  };
-  for (const absl::Status& status :
-       {at_least("workers", config.workers, 1), at_least("block_tokens", config.block_tokens, 1),
-        at_least("max_context", config.max_context, 1),
-        at_least("max_batch_rows", config.max_batch_rows, 1),
-        at_least("max_running_sequences", config.max_running_sequences, 1),
-        at_least("max_queued_requests", config.max_queued_requests, 1)}) {
-    if (!status.ok()) return status;
-  }
-  if (config.max_context > std::numeric_limits<int32_t>::max() / 2) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max_context is ", config.max_context, ", positions have 31 bits"));
-  }
-  for (const absl::Duration timeout :
-       {config.step_timeout, config.heartbeat_timeout, config.loading_timeout}) {
-    if (timeout <= absl::ZeroDuration()) {
-      return absl::InvalidArgumentError("step, heartbeat and loading timeouts must be positive");
-    }
-  }
-  if (config.placement == nullptr) {
-    return ExpertPlacement::Contiguous(config.workers, config.n_routed_experts).status();
-  }
-  if (config.placement->world_size() != config.workers) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the placement is for ", config.placement->world_size(), " workers, not ", config.workers));
-  }
-  return absl::OkStatus();
-}
 
 std::unique_ptr<Core> Core::Create(const CoreConfig& config) {
   SHOAL_CHECK(Validate(config).ok());

@@ -104,10 +104,11 @@ absl::Status JudgeHello(const Hello& mine, const Hello& theirs,
                                            mine.epoch.value(), ", rank ", theirs.rank.value(),
                                            " epoch ", theirs.epoch.value()));
   }
-  return theirs.endpoint == endpoints[theirs.rank.value()]
+  const std::string& listed = endpoints[theirs.rank.value()];
+  return listed.empty() || theirs.endpoint == listed
              ? absl::OkStatus()
              : Mismatch(absl::StrCat("endpoint of rank ", theirs.rank.value()),
-                        endpoints[theirs.rank.value()], theirs.endpoint);
+                        listed, theirs.endpoint);
 }
 
 absl::Status CheckRoster(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints,

@@ -41,7 +41,7 @@ absl::StatusOr<HelloReply> ParseHelloReply(absl::string_view bytes);
 // Holds a peer's hello against our own. `endpoints` is the roster of `mine.epoch`. Errors, naming
 // what was wanted and what was found: Aborted for another epoch; FailedPrecondition for another
 // cluster, world or message size, for a rank outside the world or our own, and for an endpoint that
-// is not the roster's (a worker that was replaced).
+// is not the roster's (a worker that was replaced; an empty one in the roster is any).
 absl::Status JudgeHello(const Hello& mine, const Hello& theirs,
                         absl::Span<const std::string> endpoints);
 

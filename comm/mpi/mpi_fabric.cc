@@ -27,8 +27,13 @@ static_assert(kHelloTag < MpiRuntime::kTagsPerFabric);
 // "mpi:<MPI rank>:" opens an endpoint; what follows tells jobs apart.
 std::string EndpointPrefix(int rank) { return absl::StrCat("mpi:", rank, ":"); }
 
-constexpr int kYields = 200;                             // before the first nap
-constexpr absl::Duration kNap = absl::Microseconds(50);  // costs little CPU, and less than a step
+// How a wait for MPI goes on when nothing arrives. With a core for every rank, yielding finds a
+// message soonest; with fewer, the core belongs to a peer, and only sleep gives it away for sure.
+// A nap takes its time and the kernel's timer slack (50 us); long waits nap longer.
+constexpr int kYields = 200;
+constexpr int kShortNaps = 200;
+constexpr absl::Duration kShortNap = absl::Microseconds(10);
+constexpr absl::Duration kLongNap = absl::Microseconds(200);
 
 }  // namespace
 
@@ -71,6 +76,7 @@ absl::Status MpiFabric::CheckRanks(RankId rank, absl::Span<const std::string> en
                      "; start the workers together with mpirun -n ", endpoints.size()));
   }
   for (size_t peer = 0; peer < endpoints.size(); ++peer) {
+    if (endpoints[peer].empty()) continue;  // MPI knows who it is
     if (!absl::StartsWith(endpoints[peer], EndpointPrefix(static_cast<int>(peer)))) {
       return absl::InvalidArgumentError(absl::StrCat(
           "endpoint of rank ", peer, ": ", endpoints[peer], " is not that of MPI rank ", peer));
@@ -145,13 +151,14 @@ void MpiFabric::Idle(Doorbell&, uint32_t, absl::Duration at_most) {
     idle_turns_ = 0;
     return;
   }
-  ++idle_turns_;
-  if (idle_turns_ <= spin_turns_) return;
-  if (idle_turns_ <= spin_turns_ + kYields) {
+  const int turn = idle_turns_++ - spin_turns_;
+  const int yields = spin_turns_ > 0 ? kYields : 0;
+  if (turn < 0) return;
+  if (turn < yields) {
     sched_yield();
     return;
   }
-  absl::SleepFor(std::min(kNap, at_most));
+  absl::SleepFor(std::min(turn < yields + kShortNaps ? kShortNap : kLongNap, at_most));
 }
 
 }  // namespace shoal

@@ -107,8 +107,8 @@ absl::Status JudgeHello(const Hello& mine, const Hello& theirs,
   const std::string& listed = endpoints[theirs.rank.value()];
   return listed.empty() || theirs.endpoint == listed
              ? absl::OkStatus()
-             : Mismatch(absl::StrCat("endpoint of rank ", theirs.rank.value()),
-                        listed, theirs.endpoint);
+             : Mismatch(absl::StrCat("endpoint of rank ", theirs.rank.value()), listed,
+                        theirs.endpoint);
 }
 
 absl::Status CheckRoster(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints,

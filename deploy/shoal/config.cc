@@ -203,6 +203,7 @@ absl::Status ApplyYaml(const std::string& yaml, ConfigCommand command, ShoalConf
 
 std::string ConfigToYaml(const ShoalConfig& config, ConfigCommand command) {
   YAML::Emitter out;
+  out.SetDoublePrecision(6);
   out << YAML::BeginMap;
   for (const ConfigField& field : ConfigFields()) {
     if ((field.commands & command) == 0 || field.group[0] == '\0') continue;

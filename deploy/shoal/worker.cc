@@ -3,7 +3,6 @@
 // mpirun, too.
 #include "worker/worker.h"
 
-#include <malloc.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -33,9 +32,6 @@ absl::Status Work(ShoalConfig config) {
   if (config.exit_with_parent) prctl(PR_SET_PDEATHSIG, SIGKILL);
   StopSignal stop;
   StartLogging(config.log_level);
-  // Messages of megabytes come and go: keep their memory instead of faulting it in anew each time.
-  mallopt(M_MMAP_THRESHOLD, 64 << 20);
-  mallopt(M_TRIM_THRESHOLD, 256 << 20);
   if (config.threads == 0) config.threads = UsableCores();
   if (config.cluster_name.empty()) {
     SHOAL_ASSIGN_OR_RETURN(const HostPort coordinator, ParseHostPort(config.coordinator));

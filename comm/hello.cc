@@ -33,8 +33,6 @@ absl::StatusOr<Hello> FromProto(const exchange::Hello& hello) {
                .endpoint = hello.endpoint()};
 }
 
-// Protobuf wants std::string fields to be UTF-8 and tells so on stderr only; a peer's bytes are
-// data, not text.
 template <typename Proto>
 bool Parse(absl::string_view bytes, Proto& proto) {
   return bytes.size() <= kMaxHelloBytes &&

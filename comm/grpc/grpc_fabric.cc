@@ -18,7 +18,8 @@ namespace shoal {
 namespace {
 
 constexpr absl::string_view kPrefix = "grpc:";
-constexpr absl::Duration kRedial = absl::Milliseconds(50);
+constexpr absl::Duration kFirstPause = absl::Milliseconds(25);
+constexpr absl::Duration kLongestPause = absl::Milliseconds(800);
 constexpr absl::Duration kLeave = absl::Seconds(1);
 
 // The host of "host:port" or "[v6]:port".
@@ -123,7 +124,8 @@ absl::Status GrpcFabric::AdvanceDialled(const Hello& mine, absl::Span<const std:
   if (!absl::IsUnavailable(*state)) return *state;  // refused
   peer.last_failure = *state;
   peer.sender.reset();
-  peer.dial_again = absl::Now() + kRedial;
+  peer.pause = std::clamp(2 * peer.pause, kFirstPause, kLongestPause);
+  peer.dial_again = absl::Now() + peer.pause;
   return absl::OkStatus();
 }
 
@@ -178,7 +180,7 @@ absl::Status GrpcFabric::Introduce(const Hello& mine, absl::Span<const std::stri
           mine.epoch, mine.rank, RankId(missing), endpoints[missing],
           failure.ok() ? absl::DeadlineExceededError("it has not connected") : failure);
     }
-    changed_.Sleep(heard, std::min(left, kRedial / 2));
+    changed_.Sleep(heard, std::min(left, kFirstPause));
   }
 }
 

@@ -94,13 +94,15 @@ class Attention::Worker {
     for (const Column& column : columns) end = std::max(end, std::min(column.context, begin + kSegment));
     for (int64_t tile = begin; tile < end; tile += kTilePositions) {
       const uint16_t* rows = Tile(*columns[0].sequence, tile, std::min<int64_t>(end - tile, kTilePositions));
+      const uint16_t* next = rows;
+      if (tile + kTilePositions < end) next = Row(*columns[0].sequence, tile + kTilePositions);
       for (size_t i = 0; i < columns.size(); i += 2) {
         const bool two = i + 1 < columns.size();
         const int positions[2] = {Positions(columns[i], tile), two ? Positions(columns[i + 1], tile) : 0};
         const int most = std::max(positions[0], positions[1]);
         if (most == 0) continue;
-        isa_.tile_scores(query(i), two ? query(i + 1) : nullptr, rows, stride_, shape_.even_width, most, scores_[0],
-                         scores_[1]);
+        isa_.tile_scores(query(i), two ? query(i + 1) : nullptr, rows, stride_, shape_.even_width, most,
+                         i == 0 ? next : rows, scores_[0], scores_[1]);
         for (int j = 0; j < 2; ++j) {
           if (positions[j] == 0) continue;
           isa_.tile_values(scores_[j], rows, stride_, shape_.value_width, positions[j], shape_.scale, tile == begin,
@@ -115,21 +117,22 @@ class Attention::Worker {
     return static_cast<int>(std::clamp<int64_t>(column.context - tile, 0, kTilePositions));
   }
 
+  const uint16_t* Row(const AttendSequence& sequence, int64_t position) const {
+    const int64_t block_tokens = shape_.params.block_tokens;
+    const int64_t block = sequence.block_table[position / block_tokens].value();
+    return shape_.params.pool.as<uint16_t>() + (block * block_tokens + position % block_tokens) * shape_.width;
+  }
+
   // Cache rows [begin, begin + count) of a sequence, stride_ elements apart.
   const uint16_t* Tile(const AttendSequence& sequence, int64_t begin, int64_t count) {
-    const auto* pool = shape_.params.pool.as<uint16_t>();
-    const int64_t block_tokens = shape_.params.block_tokens;
-    const auto row = [&](int64_t s) {
-      return pool + (sequence.block_table[s / block_tokens].value() * block_tokens + s % block_tokens) * shape_.width;
-    };
     if (shape_.in_place) {
       stride_ = shape_.width;
-      return row(begin);
+      return Row(sequence, begin);
     }
     stride_ = shape_.tile_stride;
     for (int64_t i = 0; i < count; ++i) {
       uint16_t* out = tile_ + i * stride_;
-      std::memcpy(out, row(begin + i), shape_.width * sizeof(uint16_t));
+      std::memcpy(out, Row(sequence, begin + i), shape_.width * sizeof(uint16_t));
       std::fill(out + shape_.width, out + stride_, 0);
     }
     return tile_;

@@ -35,7 +35,7 @@ class Ffn {
   void Down(Context& context, const GroupedFfnParams& params);
   const Segment& Find(int64_t item, int64_t Segment::* first) const;
 
-  int64_t hidden_elements_ = 0;
+  int64_t hidden_elements_ = 1 << 22;  // until Reserve says what the model needs
   std::vector<Segment> wave_;  // ends with a sentinel while a wave runs
 };
 

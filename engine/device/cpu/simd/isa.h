@@ -92,8 +92,9 @@ struct Isa {
   // Heads [0, heads) of one row, [heads, width] bf16, to pairs [width/2][16 heads]; absent heads are zero.
   void (*pack_column)(const uint16_t* q, int64_t width, int heads, uint32_t* packed);
   // Raw scores [64][16] of one or two columns (q1 may be null); reads whole groups of 16 (two columns: 8) cache rows.
+  // `next`: what will be wanted after this tile, or any address.
   void (*tile_scores)(const uint32_t* q0, const uint32_t* q1, const uint16_t* cache, int64_t stride, int64_t width,
-                      int positions, float* scores0, float* scores1);
+                      int positions, const uint16_t* next, float* scores0, float* scores1);
   // Folds `positions` scored rows into the state: weights to [32][16] bf16 pairs, then out = out * old + weights * rows.
   // `scale` includes log2(e). `first`: the state is empty.
   void (*tile_values)(const float* scores, const uint16_t* cache, int64_t stride, int64_t value_width, int positions,

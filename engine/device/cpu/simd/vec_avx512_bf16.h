@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/device/cpu/simd/e4m3_table.h"
 #include "engine/device/cpu/simd/unroll.h"
 
 namespace shoal::cpu {
@@ -81,7 +82,8 @@ struct Avx512Bf16 {
 
   // 64 E4M3 codes to 64 bf16, exactly, NaN included: the 7 bits below the sign index two tables of bytes. Bytes 0-7 of
   // each 128-bit lane go to `a`, bytes 8-15 to `b`.
-  static SHOAL_INLINE void DecodeE4M3(const std::byte* p, const uint8_t* table, U& a, U& b) {
+  static SHOAL_INLINE void DecodeE4M3(const std::byte* p, U& a, U& b) {
+    const uint8_t* table = kE4M3Table.bytes;
     const U codes = _mm512_loadu_si512(p);
     U low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), codes, _mm512_loadu_si512(table + 64));
     U high = _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), codes, _mm512_loadu_si512(table + 192));

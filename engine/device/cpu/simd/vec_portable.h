@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/device/cpu/simd/e4m3_table.h"
 #include "engine/device/cpu/simd/unroll.h"
 
 namespace shoal::cpu {
@@ -90,7 +91,8 @@ struct Portable {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<uint16_t>(x[i] >> 16);
   }
 
-  static SHOAL_INLINE void DecodeE4M3(const std::byte* p, const uint8_t* table, U& a, U& b) {
+  static SHOAL_INLINE void DecodeE4M3(const std::byte* p, U& a, U& b) {
+    const uint8_t* table = kE4M3Table.bytes;
     uint16_t decoded[2][32];
 
     for (int i = 0; i < 64; ++i) {

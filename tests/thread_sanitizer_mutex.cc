@@ -30,6 +30,13 @@ class IgnoreReads {
   ~IgnoreReads() { AnnotateIgnoreReadsEnd(__FILE__, __LINE__); }
 };
 
+// The library's deadlock detector keeps its graph under a spin lock of its own, which the sanitizer does
+// not see either.
+[[maybe_unused]] const bool no_deadlock_detector = [] {
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  return true;
+}();
+
 }  // namespace
 
 // Calls the library's function `symbol` with what happened before the call ordered before whoever

@@ -20,7 +20,6 @@ namespace {
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
 
-constexpr size_t kReadBytes = 16 << 10;
 // How much of further requests is read while one is being answered; enough to notice that the
 // client went.
 constexpr size_t kPipelineBytes = 64 << 10;
@@ -101,11 +100,25 @@ class HttpConnection::Exchange : public HttpExchange,
     }
   }
 
-  void Post(std::function<void()> function) override { asio::post(strand_, std::move(function)); }
+  void Post(std::function<void()> function) override {
+    asio::post(strand_, [self = shared_from_this(), function = std::move(function)] {
+      self->Call(function);
+    });
+  }
 
   void PostAfter(absl::Duration delay, std::function<void()> function) override {
     auto timer = std::make_shared<asio::steady_timer>(strand_, ToChrono(delay));
-    timer->async_wait([timer, function = std::move(function)](ErrorCode) { function(); });
+    timer->async_wait([self = shared_from_this(), timer,
+                       function = std::move(function)](ErrorCode) { self->Call(function); });
+  }
+
+  // A third party's exception, out of memory included, costs this client its connection.
+  void Call(const std::function<void()>& function) {
+    try {
+      function();
+    } catch (const std::exception&) {
+      Abort();
+    }
   }
 
   // The connection is gone and the answer was not finished.
@@ -179,7 +192,7 @@ void HttpConnection::Read() {
   if (reading_ || end_of_input_ || phase_ == Phase::kClosed) return;
   if (phase_ == Phase::kResponding && input_.size() >= kPipelineBytes) return;
   reading_ = true;
-  const auto buffer = input_.prepare(kReadBytes);
+  const auto buffer = asio::buffer(read_);
   auto done = [self = shared_from_this()](ErrorCode error, size_t bytes) {
     self->OnRead(error, bytes);
   };
@@ -200,13 +213,12 @@ void HttpConnection::OnRead(ErrorCode error, size_t bytes) {
     if (phase_ != Phase::kResponding || !answer_finished_) Close();
     return;
   }
-  input_.commit(bytes);
   if (phase_ == Phase::kLingering) {
     lingered_ += bytes;
-    input_.consume(input_.size());
     if (lingered_ > kLingerBytes) return Close();
     return Read();
   }
+  input_.commit(asio::buffer_copy(input_.prepare(bytes), asio::buffer(read_, bytes)));
   if (phase_ != Phase::kResponding) Process();
   Read();
 }
@@ -291,13 +303,7 @@ void HttpConnection::Dispatch() {
   answer_finished_ = false;
   exchange_ = std::make_shared<Exchange>(shared_from_this());
   const std::shared_ptr<Exchange> exchange = exchange_;
-  try {
-    handler_.OnRequest(std::move(request), exchange);
-  } catch (const std::exception& e) {
-    // A third party's exception, out of memory included. The handler has not answered, or is half
-    // way through it.
-    if (exchange_ == exchange && !answer_finished_) Close();
-  }
+  exchange->Call([&] { handler_.OnRequest(std::move(request), exchange); });
 }
 
 void HttpConnection::FailRequest(int status, const std::string& message) {

@@ -3,6 +3,7 @@
 // time, writes answers. Everything runs on the connection's strand.
 #pragma once
 
+#include <array>
 #include <boost/asio.hpp>
 #include <boost/asio/ssl.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
@@ -106,6 +107,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   Phase phase_ = Phase::kHandshake;
   bool draining_ = false;
+  // A pending read's own: what is buffered for parsing moves as it is consumed.
+  std::array<char, 16 << 10> read_;
   boost::beast::flat_buffer input_;
   bool reading_ = false;
   bool end_of_input_ = false;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The operations of the CPU backend at the models' own shapes: GB/s, GFLOP/s, and percent of the roofline, which is the
-// larger of bytes / read bandwidth and FLOPs / bf16 peak, both measured when the program starts. Weights rotate through
-// more memory than any cache holds.
+// The operations of the CPU backend at the models' own shapes: GB/s, GFLOP/s, and percent of the
+// roofline, which is the larger of bytes / read bandwidth and FLOPs / bf16 peak, both measured when
+// the program starts. Weights rotate through more memory than any cache holds.
 //
 //   kernels_benchmark --benchmark_filter=Lite
 #include <benchmark/benchmark.h>
@@ -45,9 +45,11 @@ struct Buffer {
     view = TensorView(buffer->data(), dtype, shape);
     std::mt19937 random(1);
     if (dtype == DType::kBF16) {
-      for (int64_t i = 0; i < view.elements(); ++i) view.as<uint16_t>()[i] = 0x3c00 | (random() & 0x80ff);
+      for (int64_t i = 0; i < view.elements(); ++i)
+        view.as<uint16_t>()[i] = 0x3c00 | (random() & 0x80ff);
     } else if (dtype == DType::kF32) {
-      for (int64_t i = 0; i < view.elements(); ++i) view.as<float>()[i] = static_cast<float>(random() % 64) / 64;
+      for (int64_t i = 0; i < view.elements(); ++i)
+        view.as<float>()[i] = static_cast<float>(random() % 64) / 64;
     } else {
       for (int64_t i = 0; i < view.elements(); ++i) view.as<uint8_t>()[i] = random() & 0xbf;
     }
@@ -64,14 +66,18 @@ std::unique_ptr<PreparedWeight> MakeWeight(DType dtype, int64_t rows, int64_t co
   return TheMachine().kernels->PrepareLinear(weight, {}).value();
 }
 
-// Reports what `state` ran: per iteration so many bytes that must come from memory and so many FLOPs.
+// Reports what `state` ran: per iteration so many bytes that must come from memory and so many
+// FLOPs.
 void Report(benchmark::State& state, double bytes, double flops) {
   const Machine& machine = TheMachine();
   const auto iterations = static_cast<double>(state.iterations());
-  state.counters["GB/s"] = benchmark::Counter(bytes * iterations / 1e9, benchmark::Counter::kIsRate);
-  state.counters["GFLOP/s"] = benchmark::Counter(flops * iterations / 1e9, benchmark::Counter::kIsRate);
+  state.counters["GB/s"] =
+      benchmark::Counter(bytes * iterations / 1e9, benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] =
+      benchmark::Counter(flops * iterations / 1e9, benchmark::Counter::kIsRate);
   const double roofline = std::max(bytes / machine.bandwidth, flops / machine.peak);
-  state.counters["%roofline"] = benchmark::Counter(100 * roofline * iterations, benchmark::Counter::kIsRate);
+  state.counters["%roofline"] =
+      benchmark::Counter(100 * roofline * iterations, benchmark::Counter::kIsRate);
 }
 
 constexpr int64_t kColdBytes = int64_t{256} << 20;
@@ -80,7 +86,8 @@ void Linear(benchmark::State& state, DType dtype, int64_t outputs, int64_t input
   Machine& machine = TheMachine();
   const int64_t rows = state.range(0);
   std::vector<std::unique_ptr<PreparedWeight>> weights;
-  for (int64_t bytes = 0; bytes < kColdBytes; bytes += static_cast<int64_t>(weights.back()->bytes())) {
+  for (int64_t bytes = 0; bytes < kColdBytes;
+       bytes += static_cast<int64_t>(weights.back()->bytes())) {
     weights.push_back(MakeWeight(dtype, outputs, inputs));
   }
   const Buffer x(DType::kF32, {rows, inputs}), y(DType::kF32, {rows, outputs});
@@ -88,11 +95,13 @@ void Linear(benchmark::State& state, DType dtype, int64_t outputs, int64_t input
   for (auto _ : state) {
     machine.kernels->Linear(*machine.stream, x.view, *weights[next++ % weights.size()], y.view);
   }
-  Report(state, static_cast<double>(weights[0]->bytes()), 2.0 * static_cast<double>(rows * outputs * inputs));
+  Report(state, static_cast<double>(weights[0]->bytes()),
+         2.0 * static_cast<double>(rows * outputs * inputs));
 }
 
 // `experts` experts, each with as many rows as uniform routing of `tokens` gives it.
-void GroupedFfn(benchmark::State& state, DType dtype, int64_t hidden, int64_t width, int experts, int chosen) {
+void GroupedFfn(benchmark::State& state, DType dtype, int64_t hidden, int64_t width, int experts,
+                int chosen) {
   Machine& machine = TheMachine();
   const int64_t tokens = state.range(0);
   std::vector<FfnWeights> weights;
@@ -126,11 +135,13 @@ void GroupedFfn(benchmark::State& state, DType dtype, int64_t hidden, int64_t wi
       hit += 1.0 / static_cast<double>(routings.size());
     }
   }
-  const Buffer x(DType::kBF16, {tokens * chosen, hidden}), y(DType::kBF16, {tokens * chosen, hidden});
+  const Buffer x(DType::kBF16, {tokens * chosen, hidden}),
+      y(DType::kBF16, {tokens * chosen, hidden});
   size_t next = 0;
   for (auto _ : state) {
     const Routing& routing = routings[next++ % routings.size()];
-    machine.kernels->GroupedFfn(*machine.stream, {x.view, routing.experts, routing.offsets, y.view});
+    machine.kernels->GroupedFfn(*machine.stream,
+                                {x.view, routing.experts, routing.offsets, y.view});
   }
   Report(state, hit * expert_bytes, 6.0 * static_cast<double>(tokens * chosen * hidden * width));
 }
@@ -153,17 +164,20 @@ void Attend(benchmark::State& state, int64_t heads, int64_t rows) {
       {0, static_cast<int32_t>(rows), static_cast<int32_t>(context - rows), table}};
   size_t next = 0;
   for (auto _ : state) {
-    machine.kernels->MlaAttend(*machine.stream,
-                               {q.view, pools[next++ % pools.size()].view, 64, sequences, 0.1f, out.view});
+    machine.kernels->MlaAttend(*machine.stream, {q.view, pools[next++ % pools.size()].view, 64,
+                                                 sequences, 0.1f, out.view});
   }
-  const double seen = static_cast<double>(rows) * (static_cast<double>(context) - static_cast<double>(rows - 1) / 2);
-  Report(state, static_cast<double>(context * kWidth * 2), 2 * seen * static_cast<double>(heads * (kWidth + kLatent)));
+  const double seen = static_cast<double>(rows) *
+                      (static_cast<double>(context) - static_cast<double>(rows - 1) / 2);
+  Report(state, static_cast<double>(context * kWidth * 2),
+         2 * seen * static_cast<double>(heads * (kWidth + kLatent)));
 }
 
 void Router(benchmark::State& state, int64_t experts, int64_t hidden) {
   Machine& machine = TheMachine();
   const int64_t rows = state.range(0);
-  const Buffer x(DType::kF32, {rows, hidden}), w(DType::kBF16, {experts, hidden}), y(DType::kF32, {rows, experts});
+  const Buffer x(DType::kF32, {rows, hidden}), w(DType::kBF16, {experts, hidden}),
+      y(DType::kF32, {rows, experts});
   for (auto _ : state) machine.kernels->RouterLogits(*machine.stream, x.view, w.view, y.view);
   // f32 products run at half the bf16 rate at best.
   Report(state, 0, 2 * 2.0 * static_cast<double>(rows * experts * hidden));
@@ -172,14 +186,21 @@ void Router(benchmark::State& state, int64_t experts, int64_t hidden) {
 #define SHOAL_ROWS ->Arg(1)->Arg(4)->Arg(16)->Arg(64)->Arg(512)->UseRealTime()
 BENCHMARK_CAPTURE(Linear, LiteQ_bf16, DType::kBF16, 3072, 2048) SHOAL_ROWS;
 BENCHMARK_CAPTURE(Linear, LiteKvA_bf16, DType::kBF16, 576, 2048) SHOAL_ROWS;
-BENCHMARK_CAPTURE(Linear, LiteHead_bf16, DType::kBF16, 102400, 2048)->Arg(1)->Arg(16)->UseRealTime();
+BENCHMARK_CAPTURE(Linear, LiteHead_bf16, DType::kBF16, 102400, 2048)
+    ->Arg(1)
+    ->Arg(16)
+    ->UseRealTime();
 BENCHMARK_CAPTURE(Linear, V3QB_bf16, DType::kBF16, 24576, 1536) SHOAL_ROWS;
 BENCHMARK_CAPTURE(Linear, V3O_bf16, DType::kBF16, 7168, 16384) SHOAL_ROWS;
 BENCHMARK_CAPTURE(Linear, V3O_fp8, DType::kF8E4M3, 7168, 16384) SHOAL_ROWS;
 BENCHMARK_CAPTURE(Linear, LiteQ_fp8, DType::kF8E4M3, 3072, 2048) SHOAL_ROWS;
 BENCHMARK_CAPTURE(GroupedFfn, Lite_bf16, DType::kBF16, 2048, 1408, 64, 6) SHOAL_ROWS;
 BENCHMARK_CAPTURE(GroupedFfn, Lite_fp8, DType::kF8E4M3, 2048, 1408, 64, 6) SHOAL_ROWS;
-BENCHMARK_CAPTURE(GroupedFfn, V3_fp8, DType::kF8E4M3, 7168, 2048, 32, 8)->Arg(1)->Arg(16)->Arg(512)->UseRealTime();
+BENCHMARK_CAPTURE(GroupedFfn, V3_fp8, DType::kF8E4M3, 7168, 2048, 32, 8)
+    ->Arg(1)
+    ->Arg(16)
+    ->Arg(512)
+    ->UseRealTime();
 BENCHMARK_CAPTURE(Attend, LiteDecode, 16, 1)->Arg(255)->Arg(2047)->Arg(8191)->UseRealTime();
 BENCHMARK_CAPTURE(Attend, LitePrefill512, 16, 512)->Arg(0)->Arg(1536)->UseRealTime();
 BENCHMARK_CAPTURE(Attend, V3Decode, 128, 1)->Arg(255)->Arg(8191)->UseRealTime();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that the CPU backend's parallel loops run every item exactly once, with more threads than cores and sleeps in
-// between, and that once scratch is reserved an operation allocates nothing and takes no lock.
+// Shows that the CPU backend's parallel loops run every item exactly once, with more threads than
+// cores and sleeps in between, and that once scratch is reserved an operation allocates nothing and
+// takes no lock.
 #include "engine/device/cpu/thread_pool.h"
 
 #include <gtest/gtest.h>
@@ -21,7 +22,8 @@ TEST(ThreadPoolTest, RunsEveryItemOnce) {
     EXPECT_EQ(pool.threads(), threads);
     std::mt19937 random{37};
     for (int loop = 0; loop < 2000; ++loop) {
-      const int64_t items = static_cast<int64_t>(random() % 50), grain = 1 + static_cast<int64_t>(random() % 5);
+      const int64_t items = static_cast<int64_t>(random() % 50),
+                    grain = 1 + static_cast<int64_t>(random() % 5);
       std::vector<std::atomic<int>> runs(items);
       std::atomic<int> wrong{0};
       pool.For(items, grain, [&](int64_t begin, int64_t end, int thread) {
@@ -63,7 +65,8 @@ TEST(ThreadPoolTest, SteadyOperationsAllocateAndLockNothing) {
   const auto kernels = CreateKernels("cpu", options).value();
   const auto weight = testing::RandomWeight(random, DType::kBF16, 512, 512, 0.05f);
   FfnWeights expert;
-  for (auto* part : {&expert.gate, &expert.up, &expert.down}) *part = kernels->PrepareLinear(weight.quant, {}).value();
+  for (auto* part : {&expert.gate, &expert.up, &expert.down})
+    *part = kernels->PrepareLinear(weight.quant, {}).value();
   const std::vector<const FfnWeights*> experts = {&expert};
   const std::vector<int32_t> offsets = {0, 3};
   const Tensor x = testing::Random(random, DType::kF32, {3, 512}), y(DType::kF32, {3, 512});

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One panel of weights against any number of rows. Whatever that number and the blocking, element (t, n) is one chain of
-// multiply-adds along k (one per scale block, if there are scales), so a row has the same bits alone and in any batch.
+// One panel of weights against any number of rows. Whatever that number and the blocking, element
+// (t, n) is one chain of multiply-adds along k (one per scale block, if there are scales), so a row
+// has the same bits alone and in any batch.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +21,9 @@ struct PanelDotImpl {
   struct TileArgs {
     const uint16_t* x;
     int64_t x_stride;
-    const std::byte* w;   // of this tile's first vector
-    int64_t w_step;       // bytes from one column (f32), pair (bf16) or group of four (codes) to the next
+    const std::byte* w;  // of this tile's first vector
+    int64_t
+        w_step;  // bytes from one column (f32), pair (bf16) or group of four (codes) to the next
     int64_t cols;
     float* c;
     bool start;           // c holds nothing yet
@@ -32,13 +34,14 @@ struct PanelDotImpl {
     int next_lines;
   };
 
-  // What a tile reads: bf16 pairs, f32, or E4M3 codes that it decodes in registers (when it is the only tile; else a block is
-  // decoded once for all of them).
+  // What a tile reads: bf16 pairs, f32, or E4M3 codes that it decodes in registers (when it is the
+  // only tile; else a block is decoded once for all of them).
   enum class Form { kPairs, kFloats, kCodes };
 
   // acc += two columns of weights times those of each row, which follow x.
   template <int Rows, int Vecs>
-  static SHOAL_INLINE void DotPairs(const uint16_t* x, int64_t x_stride, const U (&w)[Vecs], F (&acc)[Rows][Vecs]) {
+  static SHOAL_INLINE void DotPairs(const uint16_t* x, int64_t x_stride, const U (&w)[Vecs],
+                                    F (&acc)[Rows][Vecs]) {
     const uint16_t* x3 = x + 3 * x_stride;
     SHOAL_UNROLL
     for (int r = 0; r < Rows; ++r) {
@@ -50,8 +53,8 @@ struct PanelDotImpl {
     }
   }
   template <int Rows, int Vecs>
-  static SHOAL_INLINE void DotFloats(const uint16_t* x, int64_t x_stride, const U (&even)[Vecs], const U (&odd)[Vecs],
-                                     F (&acc)[Rows][Vecs]) {
+  static SHOAL_INLINE void DotFloats(const uint16_t* x, int64_t x_stride, const U (&even)[Vecs],
+                                     const U (&odd)[Vecs], F (&acc)[Rows][Vecs]) {
     const uint16_t* x3 = x + 3 * x_stride;
     SHOAL_UNROLL
     for (int r = 0; r < Rows; ++r) {
@@ -74,7 +77,8 @@ struct PanelDotImpl {
     SHOAL_UNROLL
     for (int r = 0; r < Rows; ++r) {
       SHOAL_UNROLL
-      for (int v = 0; v < Vecs; ++v) acc[r][v] = chain ? V::Load(p.c + r * kPanelRows + v * kLanes) : V::Zero();
+      for (int v = 0; v < Vecs; ++v)
+        acc[r][v] = chain ? V::Load(p.c + r * kPanelRows + v * kLanes) : V::Zero();
     }
     const uint16_t* x = p.x;
     const std::byte* w = p.w;
@@ -114,7 +118,8 @@ struct PanelDotImpl {
         float* c = p.c + r * kPanelRows + v * kLanes;
         F sum = acc[r][v];
         if (p.scales != nullptr) {
-          const float scale = p.x_scales != nullptr ? p.x_scales[r * p.x_scale_stride] * p.scales[v] : p.scales[v];
+          const float scale =
+              p.x_scales != nullptr ? p.x_scales[r * p.x_scale_stride] * p.scales[v] : p.scales[v];
           sum = V::Mul(sum, V::Set(scale));
           if (!p.start) sum = V::Add(V::Load(c), sum);
         }
@@ -163,7 +168,8 @@ struct PanelDotImpl {
   }
 
   // A block of compressed weights to the layout of kBF16 or kF32.
-  static void Decode(WeightFormat format, const std::byte* w, int64_t cols, int vecs, std::byte* out) {
+  static void Decode(WeightFormat format, const std::byte* w, int64_t cols, int vecs,
+                     std::byte* out) {
     if (format == WeightFormat::kE4M3) {
       for (int64_t k = 0; k < cols; k += 4) {
         for (int v = 0; v < vecs; ++v) {
@@ -187,14 +193,18 @@ struct PanelDotImpl {
     const int64_t tile_rows = V::kTileRows;
     const int64_t tiles = (p.rows + tile_rows - 1) / tile_rows;
     const bool codes = p.format == WeightFormat::kE4M3 && tiles == 1;
-    const bool decode = p.format == WeightFormat::kF16 || (p.format == WeightFormat::kE4M3 && !codes);
-    const Form form = codes                                                                ? Form::kCodes
-                      : p.format == WeightFormat::kF32 || p.format == WeightFormat::kF16 ? Form::kFloats
-                                                                                           : Form::kPairs;
-    const int64_t stored_col = p.vecs * (p.format == WeightFormat::kE4M3  ? 16
-                                         : p.format == WeightFormat::kF32 ? 64
-                                                                          : 32);  // bytes of one column
-    const bool stream = tiles == 1 && !decode && p.scales == nullptr;  // nothing to keep in L1: one pass
+    const bool decode =
+        p.format == WeightFormat::kF16 || (p.format == WeightFormat::kE4M3 && !codes);
+    const Form form = codes ? Form::kCodes
+                      : p.format == WeightFormat::kF32 || p.format == WeightFormat::kF16
+                          ? Form::kFloats
+                          : Form::kPairs;
+    const int64_t stored_col =
+        p.vecs * (p.format == WeightFormat::kE4M3  ? 16
+                  : p.format == WeightFormat::kF32 ? 64
+                                                   : 32);  // bytes of one column
+    const bool stream =
+        tiles == 1 && !decode && p.scales == nullptr;  // nothing to keep in L1: one pass
     const int64_t block_cols = p.scales != nullptr ? p.block_cols : stream ? p.cols : kBlockCols;
 
     int64_t block = 0;
@@ -223,7 +233,8 @@ struct PanelDotImpl {
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t rows = p.rows / tiles + (i < p.rows % tiles ? 1 : 0);
         tile.x = p.x + row * p.x_stride + k;
-        tile.x_scales = p.x_scales != nullptr ? p.x_scales + row * p.x_scale_stride + block : nullptr;
+        tile.x_scales =
+            p.x_scales != nullptr ? p.x_scales + row * p.x_scale_stride + block : nullptr;
         for (int v = 0; v < p.vecs; v += V::kTileVecs) {
           tile.w = w + v * 64;
           tile.c = p.c + row * kPanelRows + v * kLanes;

@@ -23,6 +23,7 @@
 #include "coordinator/api/metrics.h"
 #include "coordinator/api/openai_request.h"
 #include "coordinator/api/request_stream.h"
+#include "coordinator/api/tokenize.h"
 #include "engine/base/status_macros.h"
 
 namespace shoal {

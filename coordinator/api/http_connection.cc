@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/api/http_connection_internal.h"
+#include "coordinator/api/http_exchange_internal.h"
 
 namespace shoal {
 namespace {
@@ -38,105 +39,6 @@ std::string HttpDate() {
 }
 
 }  // namespace
-
-// The handler's grip on the connection. Outlives it when the handler keeps it.
-class HttpConnection::Exchange : public HttpExchange,
-                                 public std::enable_shared_from_this<Exchange> {
- public:
-  explicit Exchange(std::shared_ptr<HttpConnection> connection)
-      : strand_(connection->socket_.get_executor()), connection_(std::move(connection)) {}
-
-  void Respond(HttpResponse response) override {
-    if (!connection_) return;
-    connection_->WriteHead(response, response.body.size());
-    if (!connection_->head_request_) connection_->Queue(response.body);
-    Finish();
-  }
-
-  void StartStream(HttpResponse head) override {
-    if (!connection_) return;
-    streaming_ = true;
-    connection_->WriteHead(head, std::nullopt);
-    connection_->Flush();
-  }
-
-  void Write(absl::string_view piece) override {
-    if (!connection_ || piece.empty() || connection_->head_request_) return;
-    if (connection_->chunked_) {
-      connection_->Queue(absl::StrCat(absl::Hex(piece.size()), "\r\n"));
-      connection_->Queue(piece);
-      connection_->Queue("\r\n");
-    } else {
-      connection_->Queue(piece);
-    }
-    const size_t unsent =
-        connection_->writing_.size() - connection_->written_ + connection_->queued_.size();
-    if (unsent > connection_->options_.max_write_buffer_bytes) {
-      connection_->Close();
-    } else {
-      connection_->Flush();
-    }
-  }
-
-  void Finish() override {
-    if (!connection_) return;
-    if (streaming_ && connection_->chunked_ && !connection_->head_request_) {
-      connection_->Queue("0\r\n\r\n");
-    }
-    closed_ = nullptr;
-    const std::shared_ptr<HttpConnection> connection = std::move(connection_);
-    connection->FinishAnswer();
-  }
-
-  void Abort() override {
-    if (connection_) connection_->Close();
-  }
-
-  void OnClosed(std::function<void()> closed) override {
-    if (lost_) {
-      Post(std::move(closed));
-    } else if (connection_) {
-      closed_ = std::move(closed);
-    }
-  }
-
-  void Post(std::function<void()> function) override {
-    asio::post(strand_, [self = shared_from_this(), function = std::move(function)] {
-      self->Call(function);
-    });
-  }
-
-  void PostAfter(absl::Duration delay, std::function<void()> function) override {
-    auto timer = std::make_shared<asio::steady_timer>(strand_, ToChrono(delay));
-    timer->async_wait([self = shared_from_this(), timer,
-                       function = std::move(function)](ErrorCode) { self->Call(function); });
-  }
-
-  // A third party's exception, out of memory included, costs this client its connection.
-  void Call(const std::function<void()>& function) {
-    try {
-      function();
-    } catch (const std::exception&) {
-      Abort();
-    }
-  }
-
-  // The connection is gone and the answer was not finished.
-  void Lose() {
-    lost_ = true;
-    const std::shared_ptr<HttpConnection> connection = std::move(connection_);
-    // Not from within the call that found out: the handler may be in the middle of a Write.
-    if (closed_) Post(std::exchange(closed_, nullptr));
-  }
-
- private:
-  asio::any_io_executor strand_;
-  std::shared_ptr<HttpConnection>
-      connection_;  // null once the answer is finished or the client lost
-  std::function<void()> closed_;
-  bool streaming_ = false;
-  bool lost_ = false;
-};
 
 HttpConnection::HttpConnection(Socket socket, asio::ssl::context* tls,
                                const HttpServerOptions& options, HttpHandler& handler,
@@ -457,50 +359,6 @@ void HttpConnection::Close() {
   socket_.close(ignored);
   set_.Remove(this);
   if (const std::shared_ptr<Exchange> exchange = std::move(exchange_)) exchange->Lose();
-}
-
-// --- The set of connections
-// -------------------------------------------------------------------------------------------
-
-bool HttpConnectionSet::Add(const std::shared_ptr<HttpConnection>& connection, size_t limit) {
-  absl::MutexLock lock(&mutex_);
-  if (closed_ || connections_.size() >= limit) return false;
-  connections_.emplace(connection.get(), connection);
-  return true;
-}
-
-void HttpConnectionSet::Remove(HttpConnection* connection) {
-  absl::MutexLock lock(&mutex_);
-  connections_.erase(connection);
-}
-
-std::vector<std::shared_ptr<HttpConnection>> HttpConnectionSet::All() const {
-  std::vector<std::shared_ptr<HttpConnection>> all;
-  absl::MutexLock lock(&mutex_);
-  for (const auto& [pointer, weak] : connections_) {
-    if (auto connection = weak.lock()) all.push_back(std::move(connection));
-  }
-  return all;
-}
-
-size_t HttpConnectionSet::size() const {
-  absl::MutexLock lock(&mutex_);
-  return connections_.size();
-}
-
-bool HttpConnectionSet::WaitEmpty(absl::Time deadline) const {
-  absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithDeadline(
-      absl::Condition(
-          +[](const HttpConnectionSet* set)
-               ABSL_NO_THREAD_SAFETY_ANALYSIS { return set->connections_.empty(); },
-          this),
-      deadline);
-}
-
-void HttpConnectionSet::Close() {
-  absl::MutexLock lock(&mutex_);
-  closed_ = true;
 }
 
 }  // namespace shoal

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/api/api_error.h"
+#include "coordinator/api/tokenize.h"
 #include "coordinator/api/openai_request.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

@@ -115,6 +115,7 @@ void Worker::FillHello(proto::Hello& hello) const {
     hello.set_wanted_rank(rank_.value());  // whose experts are loaded
   }
   hello.set_boot_nonce(boot_nonce_);
+  hello.set_last_epoch(epoch_.value());
 }
 
 absl::Status Worker::Run() {
@@ -145,7 +146,16 @@ absl::Status Worker::Run() {
     connected_ = ready_ = false;
     if (runner_ != nullptr) runner_->Reset();
     if (stopped() || status.ok()) break;
-    if (IsForGood(status)) return status;
+    const bool refused_wish = absl::IsInvalidArgument(status) || absl::IsAlreadyExists(status);
+    if (refused_wish && rank_.value() >= 0 && fabric_->fixed_rank() < 0) {
+      // Perhaps it was our old rank that it did not like. Any other will do.
+      rank_ = RankId(-1);
+    } else if (IsForGood(status)) {
+      coordinator_knows_ = true;
+      return status;
+    } else if (moving_) {
+      LeaveRank();
+    }
     if (was_assigned_) {
       last_contact = absl::Now();
       backoff = kMinBackoff;
@@ -216,13 +226,14 @@ absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& as
 
   const bool moved = exchange_ != nullptr && (rank != exchange_->rank() ||
                                               placement.world_size() != exchange_->world_size());
-  rank_ = rank;
   if (moved) {
     spdlog::info("rank {} of {}: another one than before, starting over", rank.value(),
                  placement.world_size());
-    LeaveRank();
+    rank_ = rank;
+    moving_ = true;  // once nothing of this connection can reach what it takes apart
     return absl::UnavailableError("taking another rank");
   }
+  rank_ = rank;
   placement_ = std::move(placement);
   const std::vector<std::string> endpoints(assign.endpoints().begin(), assign.endpoints().end());
   absl::StatusOr<Exchange*> exchange =
@@ -350,6 +361,7 @@ void Worker::OnPlan(CoordinatorLink& link, const proto::StepPlan& plan) {
   std::unique_ptr<proto::WorkerMessage> message = link.NewStepDone();
   proto::StepDone& done = *message->mutable_step_done();
   runner_->Run(plan, done);
+  if (stopped()) return;  // it was abandoned; the goodbye that follows says more than a failed step
   if (done.status().code() != 0) {
     // What the plans after this one build on is unknown now; the coordinator raises the epoch.
     spdlog::warn("epoch {} step {} failed: {}", plan.epoch(), plan.step(), done.status().message());
@@ -365,7 +377,7 @@ void Worker::LeaveRank() {
     loaded_.reset();
     interruptible_ = nullptr;
   }
-  loading_ = false;
+  loading_ = moving_ = false;
   runner_.reset();
   model_.reset();
   exchange_.reset();

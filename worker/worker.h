@@ -70,6 +70,8 @@ class Worker {
   // Works until Stop, or until it is of no use any more. Errors: why the coordinator refused this
   // worker for good, why the model does not load, Unavailable if supervised and left alone.
   absl::Status Run();
+  // After Run: whether its error is the coordinator's own, or was reported to it.
+  bool coordinator_knows() const { return coordinator_knows_; }
   // Any thread. A step in progress is abandoned.
   void Stop();
 
@@ -107,8 +109,10 @@ class Worker {
   bool connected_ = false;  // to the peers of epoch_
   bool ready_ = false;      // plans of epoch_ may come
   bool loading_ = false;
+  bool moving_ = false;  // to another rank: leave this one when the connection is over
   absl::Time abandon_at_ = absl::InfiniteFuture();  // when a failed connect is given up
-  bool was_assigned_ = false;                       // by this connection
+  bool coordinator_knows_ = false;
+  bool was_assigned_ = false;  // by this connection
 
   absl::Mutex mutex_;
   Exchange* interruptible_ ABSL_GUARDED_BY(mutex_) = nullptr;  // what Interrupt cancels

@@ -100,6 +100,7 @@ struct WorkerJoined {
   int64_t pid = 0;
   int64_t cache_blocks = 0;
   std::optional<RankId> wanted_rank;  // a transport may fix it (MPI). Held by another that wants it: evicted
+  Epoch last_epoch = Epoch(0);  // the latest it took part in, under whichever coordinator; the next one announced is later
 };
 // It has loaded its experts and connected its exchange for the epoch it was assigned.
 struct WorkerReady {

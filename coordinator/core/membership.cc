@@ -44,6 +44,7 @@ void Membership::Joined(const WorkerJoined& event, absl::Time now, std::vector<C
     return refuse(absl::ResourceExhaustedError(
         absl::StrCat(members_.size(), " workers are here for ", world_size_, " ranks")));
   }
+  last_epoch_ = std::max(last_epoch_, event.last_epoch);
   Member& member = members_[event.worker];
   member.id = event.worker;
   member.host = event.host;
@@ -202,7 +203,8 @@ void Membership::EndEpoch() {
 
 void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   if (announced_ || LowestFreeRank().has_value()) return;
-  if (epoch_ == Epoch()) epoch_ = epoch_.Next();
+  // Also under a coordinator that is younger than its workers, epochs only grow.
+  if (epoch_ <= last_epoch_) epoch_ = last_epoch_.Next();
   announced_ = true;
   unready_ = world_size_;
   std::vector<WorkerId> by_rank;

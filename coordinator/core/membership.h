@@ -99,6 +99,7 @@ class Membership {
   std::vector<std::optional<WorkerId>> ranks_;
   std::vector<std::optional<Member>> last_known_;  // by rank
   Epoch epoch_;
+  Epoch last_epoch_;        // the latest that any worker brought along
   bool announced_ = false;  // `epoch_` was, and is not over
   int unready_ = 0;         // members of the announced epoch not ready
   absl::Time ready_by_ = absl::InfiniteFuture();

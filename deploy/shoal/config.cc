@@ -159,6 +159,10 @@ absl::Status ValidateConfig(const ShoalConfig& config, ConfigCommand command) {
     }
   }
   if (command != kCoordinator && config.transport == "grpc") {
+    SHOAL_ASSIGN_OR_RETURN(const HostPort exchange, ParseHostPort(config.exchange_listen));
+    if (command == kServe && config.workers > 1 && exchange.port != 0) {
+      return Bad("exchange-listen", "port 0 for several workers", config.exchange_listen);
+    }
     SHOAL_RETURN_IF_ERROR(CheckExposure("exchange-listen", config.exchange_listen, cluster_tls,
                                         kClusterCure, config.insecure));
   }

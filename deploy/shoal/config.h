@@ -51,7 +51,7 @@ struct ShoalConfig {
   int max_queue = 1024;
   bool prefix_cache = true;
   double step_timeout_s = 30;
-  double heartbeat_timeout_s = 0.9;
+  double heartbeat_timeout_s = 0.8;
   double drain_timeout_s = 30;
 
   // The API.

@@ -43,7 +43,7 @@ namespace {
   syscall(SYS_close_range, 3u, ~0u, 0u);
   environ = environment;
   execvp(argv[0], argv);
-  const char* text = std::strerror(errno);
+  const char* text = strerrordesc_np(errno);
   const char colon[] = ": ";
   (void)!write(STDERR_FILENO, argv[0], std::strlen(argv[0]));
   (void)!write(STDERR_FILENO, colon, sizeof(colon) - 1);

@@ -28,7 +28,8 @@
 namespace shoal {
 namespace {
 
-absl::Status Work(ShoalConfig config) {
+// Sets `told` when an error it returns is one that the coordinator knows.
+absl::Status Work(ShoalConfig config, bool& told) {
   if (config.exit_with_parent) prctl(PR_SET_PDEATHSIG, SIGKILL);
   StopSignal stop;
   StartLogging(config.log_level);
@@ -71,6 +72,7 @@ absl::Status Work(ShoalConfig config) {
   alarm(5);
   worker.Stop();
   thread.join();
+  told = worker.coordinator_knows();
   return result;
 }
 
@@ -85,11 +87,11 @@ void AddWorkerCommand(CLI::App& app, int& exit_code) {
       exit_code = ReportStatus("worker", config.status());
       return;
     }
+    // `serve` says once what its workers told it.
     const bool supervised = config->supervised;
-    const absl::Status status = Work(*std::move(config));
-    // A refusal or a failed load reached the coordinator, and `serve` says it once for all workers.
-    const bool told = supervised && absl::IsFailedPrecondition(status);
-    exit_code = told ? 1 : ReportStatus("worker", status);
+    bool told = false;
+    const absl::Status status = Work(*std::move(config), told);
+    exit_code = supervised && told ? 1 : ReportStatus("worker", status);
   });
 }
 

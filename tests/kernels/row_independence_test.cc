@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <map>
 #include <numeric>
 
 #include "tests/kernels/backends.h"
@@ -39,8 +40,7 @@ class RowIndependenceTest : public ::testing::TestWithParam<Backend> {
 
   void Check(const char* name, int rows, const Operation& run) {
     SCOPED_TRACE(name);
-    std::vector<std::string> alone;
-    for (int row = 0; row < rows; ++row) alone.push_back(run(*one_, {row})[0]);
+    std::map<int, std::string> alone;  // filled when first wanted
     std::vector<int> all(rows);
     std::iota(all.begin(), all.end(), 0);
     for (Kernels* kernels : {one_.get(), two_.get(), five_.get()}) {
@@ -53,7 +53,11 @@ class RowIndependenceTest : public ::testing::TestWithParam<Backend> {
       for (const std::vector<int>& batch : batches) {
         const std::vector<std::string> together = run(*kernels, batch);
         for (size_t i = 0; i < batch.size(); ++i) {
-          ASSERT_EQ(together[i], alone[batch[i]])
+          // Of a large batch, those around the units it is cut into, and some.
+          if (i > 20 && i % 64 > 2 && i % 13 != 0 && i + 1 != batch.size()) continue;
+          std::string& want = alone[batch[i]];
+          if (want.empty()) want = run(*one_, {batch[i]})[0];
+          ASSERT_EQ(together[i], want)
               << "row " << batch[i] << " at " << i << " of " << batch.size();
         }
       }
@@ -202,7 +206,7 @@ TEST_P(RowIndependenceTest, HeadsAndQueries) {
 // A prompt of 1100 positions: its last rows alone, in chunks, beside other sequences, with blocks
 // of other sizes.
 TEST_P(RowIndependenceTest, Attention) {
-  constexpr int64_t kHeads = 18, kLatent = 64, kRope = 16, kWidth = kLatent + kRope,
+  constexpr int64_t kHeads = 3, kLatent = 32, kRope = 8, kWidth = kLatent + kRope,
                     kPositions = 1100;
   const Tensor rows = testing::Random(random_, DType::kBF16, {kPositions, kWidth});
   const Tensor queries = testing::Random(random_, DType::kBF16, {kPositions, kHeads, kWidth});

@@ -173,6 +173,7 @@ void Worker::FillHello(proto::Hello& hello) const {
     hello.set_wanted_rank(rank_.value());  // whose experts are loaded
   }
   hello.set_boot_nonce(boot_nonce_);
+  hello.set_last_epoch(epoch_.value());
 }
 
 absl::Status Worker::Run() {
@@ -204,7 +205,16 @@ absl::Status Worker::Run() {
     owed_serial_.reset();
     if (runner_ != nullptr) runner_->Reset();
     if (stopped() || status.ok()) break;
-    if (IsForGood(status)) return status;
+    const bool refused_wish = absl::IsInvalidArgument(status) || absl::IsAlreadyExists(status);
+    if (refused_wish && rank_.value() >= 0 && fabric_->fixed_rank() < 0) {
+      // Perhaps it was our old rank that it did not like. Any other will do.
+      rank_ = RankId(-1);
+    } else if (IsForGood(status)) {
+      coordinator_knows_ = true;
+      return status;
+    } else if (moving_) {
+      LeaveRank();
+    }
     if (was_told_) {
       last_contact = absl::Now();
       backoff = kMinBackoff;
@@ -259,13 +269,6 @@ absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& as
   connected_ = ready_ = false;
   abandon_at_ = absl::InfiniteFuture();
   was_told_ = true;
-  if (Epoch(assign.epoch()) <= epoch_) {
-    // Epochs of one coordinator only grow. Peers would refuse this one.
-    spdlog::info("epoch {} after epoch {}: another coordinator, starting over", assign.epoch(),
-                 epoch_.value());
-    LeaveFabric();
-    return absl::UnavailableError("working for another coordinator");
-  }
   token_limit_ = std::clamp(assign.token_limit(), 0, options_.model.vocab_size);
   const std::vector<std::string> endpoints(assign.endpoints().begin(), assign.endpoints().end());
   SHOAL_ASSIGN_OR_RETURN(ExpertPlacement placement,
@@ -298,7 +301,7 @@ absl::Status Worker::TakeRank(RankId rank, int world_size) {
   if (moved) {
     spdlog::info("rank {} of {}: another one than before, starting over", rank.value(),
                  world_size);
-    LeaveRank();
+    moving_ = true;  // once nothing of this connection can reach what it takes apart
     return absl::UnavailableError("taking another rank");
   }
   if (exchange_ == nullptr) {
@@ -440,6 +443,7 @@ void Worker::OnPlan(CoordinatorLink& link, const proto::StepPlan& plan) {
   std::unique_ptr<proto::WorkerMessage> message = link.NewStepDone();
   proto::StepDone& done = *message->mutable_step_done();
   runner_->Run(plan, done);
+  if (stopped()) return;  // it was abandoned; the goodbye that follows says more than a failed step
   if (done.status().code() != 0) {
     // What the plans after this one build on is unknown now; the coordinator raises the epoch.
     spdlog::warn("epoch {} step {} failed: {}", plan.epoch(), plan.step(), done.status().message());
@@ -448,29 +452,20 @@ void Worker::OnPlan(CoordinatorLink& link, const proto::StepPlan& plan) {
   link.Send(std::move(message));
 }
 
-void Worker::LeaveFabric() {
-  {
-    absl::MutexLock lock(&mutex_);
-    connecting_ = nullptr;
-    interruptible_ = nullptr;
-    assigned_ = Epoch();
-  }
-  if (exchange_ != nullptr) exchange_->Attach(nullptr);
-  epoch_ = Epoch();
-  fabric_.reset();
-}
-
 void Worker::LeaveRank() {
   if (loader_.joinable()) loader_.join();
-  LeaveFabric();
   {
     absl::MutexLock lock(&mutex_);
     loaded_.reset();
+    connecting_ = nullptr;
+    interruptible_ = nullptr;
   }
+  moving_ = false;
   runner_.reset();
   model_.reset();
   share_.reset();
   exchange_.reset();
+  fabric_.reset();
 }
 
 }  // namespace shoal

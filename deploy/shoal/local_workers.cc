@@ -7,10 +7,10 @@
 #include <random>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "deploy/shoal/config_fields.h"
+#include "deploy/shoal/mpirun.h"
 #include "deploy/shoal/worker_options.h"
 #include "engine/base/status_macros.h"
 #include "spdlog/spdlog.h"
@@ -24,17 +24,6 @@ constexpr int kMaxEarlyCrashes = 3;
 std::string UniqueClusterName() {
   std::random_device random;
   return absl::StrFormat("serve-%d-%08x", getpid(), random());
-}
-
-// This program's file; another name for it if the file was replaced since (its workers would be of
-// another build).
-std::string OwnPath() {
-  char path[4096];
-  const ssize_t size = readlink("/proc/self/exe", path, sizeof(path));
-  const absl::string_view name(path, size > 0 ? size : 0);
-  if (name.empty() || absl::EndsWith(name, " (deleted)"))
-    return absl::StrCat("/proc/", getpid(), "/exe");
-  return std::string(name);
 }
 
 }  // namespace
@@ -52,17 +41,8 @@ std::vector<std::string> LocalWorkers::WorkerCommand(const std::string& coordina
   worker.exit_with_parent = config_.transport == "mpi";
   std::vector<std::string> command;
   if (config_.transport == "mpi") {
-    // More ranks than cores is fine: waiting ranks yield. Threads are ours to place.
-    command = {"mpirun",
-               "--allow-run-as-root",
-               "--oversubscribe",
-               "--bind-to",
-               "none",
-               "--mca",
-               "mpi_yield_when_idle",
-               "1",
-               "-n",
-               absl::StrCat(config_.workers)};
+    command = {OwnPath(), "guard"};
+    for (std::string& word : MpirunCommand(config_.workers)) command.push_back(std::move(word));
   }
   command.insert(command.end(), {OwnPath(), "worker"});
   for (std::string& flag : ConfigToFlags(worker, kWorker)) command.push_back(std::move(flag));
@@ -80,7 +60,6 @@ absl::Status LocalWorkers::Start(const std::string& coordinator) {
   child.argv = WorkerCommand(coordinator);
   if (mpi) {
     child.name = "mpirun";
-    child.parent_death_signal = SIGTERM;  // it takes its ranks and its files with it
     options.children.push_back(std::move(child));
   } else {
     for (int i = 0; i < config_.workers; ++i) {

@@ -26,11 +26,10 @@ namespace {
 
 // The child's side of fork: only calls that are safe there, since other threads may have held any
 // lock.
-[[noreturn]] void BecomeChild(const ChildSpec& spec, char* const* argv, char** environment,
-                              pid_t parent) {
+[[noreturn]] void BecomeChild(char* const* argv, char** environment, pid_t parent) {
   // The kernel tells us when the parent's thread ends, which is why one thread starts all children
   // and outlives them.
-  prctl(PR_SET_PDEATHSIG, spec.parent_death_signal);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(125);  // it died before we asked
   setpgid(0, 0);                        // Ctrl-C at a terminal is the parent's to handle
   sigset_t none;
@@ -44,7 +43,7 @@ namespace {
   syscall(SYS_close_range, 3u, ~0u, 0u);
   environ = environment;
   execvp(argv[0], argv);
-  const char* text = std::strerror(errno);
+  const char* text = strerrordesc_np(errno);
   const char colon[] = ": ";
   (void)!write(STDERR_FILENO, argv[0], std::strlen(argv[0]));
   (void)!write(STDERR_FILENO, colon, sizeof(colon) - 1);
@@ -150,7 +149,7 @@ class Supervisor::Process {
     child.restart_at = absl::InfiniteFuture();
     const pid_t parent = getpid();
     const pid_t pid = fork();
-    if (pid == 0) BecomeChild(spec, argv.data(), env.data(), parent);
+    if (pid == 0) BecomeChild(argv.data(), env.data(), parent);
     if (pid < 0)
       return absl::InternalError(
           absl::StrCat("cannot start ", spec.name, ": ", std::strerror(errno)));

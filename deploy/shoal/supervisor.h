@@ -23,7 +23,6 @@ struct ChildSpec {
   std::string name;                      // "worker 2", for messages
   std::vector<std::string> argv;         // argv[0] is a path, or found in PATH
   std::vector<std::string> environment;  // "KEY=VALUE", beside this process's own
-  int parent_death_signal = SIGKILL;  // SIGTERM for launchers that must clean up after themselves
 };
 
 // How one life of a child ended.

@@ -13,18 +13,13 @@
 
 namespace shoal {
 
-std::vector<std::string> MpirunCommand(int ranks) {
-  return {"mpirun",
-          "--quiet",
-          "--allow-run-as-root",
-          "--oversubscribe",
-          "--bind-to",
-          "none",
-          "--mca",
-          "mpi_yield_when_idle",
-          "1",
-          "-n",
-          absl::StrCat(ranks)};
+std::vector<std::string> MpirunCommand(int ranks, bool outlive) {
+  std::vector<std::string> command = {
+      "mpirun", "--quiet", "--allow-run-as-root", "--oversubscribe",     "--bind-to",
+      "none",   "--mca",   "mpi_yield_when_idle", "1"};
+  if (outlive) command.push_back("--enable-recovery");
+  command.insert(command.end(), {"-n", absl::StrCat(ranks)});
+  return command;
 }
 
 bool IsMpiRank() {
@@ -42,7 +37,7 @@ std::string OwnPath() {
 }
 
 absl::Status BecomeMpirun(int ranks) {
-  std::vector<std::string> command = MpirunCommand(ranks);
+  std::vector<std::string> command = MpirunCommand(ranks, /*outlive=*/false);
   command.push_back(OwnPath());
   std::ifstream in("/proc/self/cmdline", std::ios::binary);
   std::string argument;

@@ -10,8 +10,9 @@
 namespace shoal {
 
 // "mpirun ... -n RANKS", to be followed by the program: more ranks than cores are fine (who waits,
-// yields), ranks are not pinned (threads are ours to place), root is allowed.
-std::vector<std::string> MpirunCommand(int ranks);
+// yields), ranks are not pinned (threads are ours to place), root is allowed. `outlive`: when a rank
+// dies the others go on; else mpirun ends them all.
+std::vector<std::string> MpirunCommand(int ranks, bool outlive);
 
 // Whether a launcher made this process a rank: mpirun, or srun with PMIx.
 bool IsMpiRank();

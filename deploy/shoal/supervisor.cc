@@ -84,11 +84,12 @@ class Supervisor::Process {
     return start_status_;
   }
 
-  void Kill(pid_t pid) {
+  void KillAt(pid_t pid, absl::Time when) {
     absl::MutexLock lock(&mutex_);
-    for (const Child& child : children_) {
-      if (child.pid == pid && pid > 0) kill(-pid, SIGKILL);
+    for (Child& child : children_) {
+      if (child.pid == pid && pid > 0) child.kill_at = when;
     }
+    Wake();
   }
 
   void Signal(int child, int signal) {
@@ -131,6 +132,7 @@ class Supervisor::Process {
     int pidfd = -1;  // readable when it has ended
     absl::Time started;
     absl::Time restart_at = absl::InfiniteFuture();
+    absl::Time kill_at = absl::InfiniteFuture();
     absl::Duration backoff = absl::ZeroDuration();
   };
 
@@ -146,7 +148,7 @@ class Supervisor::Process {
     environment.insert(environment.end(), spec.environment.begin(), spec.environment.end());
     const std::vector<char*> argv = Pointers(spec.argv);
     std::vector<char*> env = Pointers(environment);
-    child.restart_at = absl::InfiniteFuture();
+    child.restart_at = child.kill_at = absl::InfiniteFuture();
     const pid_t parent = getpid();
     const pid_t pid = fork();
     if (pid == 0) BecomeChild(argv.data(), env.data(), parent);
@@ -231,8 +233,16 @@ void Supervisor::Process::Run() {
         if (restarting_ && child.pid == 0 && child.restart_at <= absl::Now() && !Spawn(i).ok()) {
           ScheduleRestart(i, absl::ZeroDuration());  // out of processes or files: later
         }
-        if (child.pid > 0) polled.push_back({child.pidfd, POLLIN, 0});
-        if (restarting_ && child.pid == 0) next = std::min(next, child.restart_at);
+        if (child.pid > 0 && child.kill_at <= absl::Now()) {
+          kill(-child.pid, SIGKILL);
+          child.kill_at = absl::InfiniteFuture();
+        }
+        if (child.pid > 0) {
+          polled.push_back({child.pidfd, POLLIN, 0});
+          next = std::min(next, child.kill_at);
+        } else if (restarting_) {
+          next = std::min(next, child.restart_at);
+        }
       }
       if (stopping_ && polled.size() == 1) return;
     }
@@ -269,7 +279,7 @@ absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Start(SupervisorOptions 
 Supervisor::Supervisor(std::unique_ptr<Process> process) : process_(std::move(process)) {}
 Supervisor::~Supervisor() { Stop(absl::ZeroDuration()); }
 
-void Supervisor::Kill(pid_t pid) { process_->Kill(pid); }
+void Supervisor::KillAt(pid_t pid, absl::Time when) { process_->KillAt(pid, when); }
 void Supervisor::Signal(int child, int signal) { process_->Signal(child, signal); }
 void Supervisor::StopRestarting() { process_->StopRestarting(); }
 void Supervisor::Stop(absl::Duration grace) { process_->Stop(grace); }

@@ -1,0 +1,451 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows our lead claim on real processes, a real model and real sockets: whatever dies, stands still, loses its
+connection or comes back, and whenever, no request fails and no byte of any answer changes. Every kind of request is
+compared with the answer of a cluster that nothing happened to."""
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import threading
+import time
+import urllib.parse
+
+import pytest
+
+from cluster_process import MODEL, Head, Process, Serve, alive, complete, get_json, run, wait_for
+
+SEED = int(os.environ.get("SHOAL_SEED", "20240611"))
+SPEECH = ("KING RICHARD:\nNow is the winter of our discontent\nMade glorious summer by this sun of York;\n"
+          "And all the clouds that lour'd upon our house\nIn the deep bosom of the ocean buried.\n")
+
+# --- Every kind of request --------------------------------------------------------------------------------------------
+
+LONG = {"max_tokens": 700, "ignore_eos": True}
+REQUESTS = {
+    "greedy, streamed": ("completions", {"prompt": "KING RICHARD:\n", "temperature": 0, "stream": True, **LONG}),
+    "sampled by seed, streamed": ("completions", {"prompt": "JULIET:\nO ", "temperature": 0.9, "top_p": 0.95, "seed": 7,
+                                                  "stream": True, **LONG}),
+    "three choices, streamed": ("completions", {"prompt": "First Citizen:\n", "n": 3, "temperature": 0.8, "top_k": 40,
+                                                "seed": 11, "stream": True, **LONG, "max_tokens": 400}),
+    "log-probabilities": ("completions", {"prompt": "HAMLET:\nTo be, ", "logprobs": 3, "temperature": 0.7, "seed": 3,
+                                          **LONG, "max_tokens": 400}),
+    "echo with the prompt's log-probabilities": ("completions", {"prompt": SPEECH * 4, "echo": True, "logprobs": 1,
+                                                                 "temperature": 0, **LONG, "max_tokens": 200}),
+    "penalties": ("completions", {"prompt": "ROMEO:\nBut soft, ", "presence_penalty": 0.7, "frequency_penalty": 0.4,
+                                  "repetition_penalty": 1.15, "temperature": 0.8, "seed": 5, "stream": True, **LONG}),
+    "a late stop string": ("completions", {"prompt": "CORIOLANUS:\n", "stop": ["zzz", "Queen"], "temperature": 0.8,
+                                           "seed": 13, "stream": True, "max_tokens": 900}),
+    "logit bias and least length": ("completions", {"prompt": "MACBETH:\n", "logit_bias": {"17": -5, "33": 2},
+                                                    "min_tokens": 300, "temperature": 0.6, "seed": 17,
+                                                    "max_tokens": 600}),
+    "a chat with log-probabilities, streamed": ("chat/completions", {
+        "messages": [{"role": "user", "content": "Speak to me of love."}], "temperature": 0.8, "seed": 19,
+        "logprobs": True, "top_logprobs": 2, "stream": True, "stream_options": {"include_usage": True},
+        **LONG, "max_tokens": 400}),
+    "a long prompt": ("completions", {"prompt": SPEECH * 7, "temperature": 0, "stream": True, **LONG, "max_tokens": 150}),
+    "another one with the same beginning": ("completions", {"prompt": SPEECH * 7 + "GLOUCESTER:\n", "temperature": 0,
+                                                            "user": "anne", **LONG, "max_tokens": 150}),
+}
+
+
+class Answer(threading.Thread):
+    """One request on its way: what has come of it, choice by choice, and when."""
+
+    def __init__(self, url, kind, timeout_s=120):
+        super().__init__(daemon=True)
+        self.kind, self._url, self._timeout_s = kind, url, timeout_s
+        self.choices, self.usage, self.error, self.ended, self.arrivals = {}, None, None, False, []
+        self.start()
+
+    def run(self):
+        path, body = REQUESTS[self.kind]
+        try:
+            connection = http.client.HTTPConnection(urllib.parse.urlsplit(self._url).netloc, timeout=self._timeout_s)
+            connection.request("POST", f"/v1/{path}", json.dumps({"model": "shoal-tiny", **body}),
+                               {"Content-Type": "application/json"})
+            reply = connection.getresponse()
+            if reply.status != 200:
+                self.error = f"HTTP {reply.status}: {reply.read().decode()}"
+            elif body.get("stream"):
+                for line in reply:
+                    self._event(line.decode().strip())
+                if not self.ended and self.error is None:
+                    self.error = "the stream ended without [DONE]"
+            else:
+                self._take(json.loads(reply.read()))
+                self.ended = True
+        except (OSError, http.client.HTTPException) as error:
+            self.error = f"connection: {error!r}"
+
+    def _event(self, line):
+        if line == "data: [DONE]":
+            self.ended = True
+        elif line.startswith("data: "):
+            self.arrivals.append(time.monotonic())
+            self._take(json.loads(line[len("data: "):]))
+
+    def _take(self, event):
+        if "error" in event:
+            self.error = event["error"]
+            return
+        if event.get("usage"):
+            # How much of a prompt was cached depends on where it ran before.
+            self.usage = {key: event["usage"][key] for key in ("prompt_tokens", "completion_tokens")}
+        for choice in event["choices"]:
+            part = self.choices.setdefault(choice["index"], {"text": "", "finish_reason": None, "logprobs": []})
+            message = choice.get("delta") or choice.get("message") or {}
+            part["text"] += choice.get("text") or message.get("content") or ""
+            part["finish_reason"] = choice.get("finish_reason") or part["finish_reason"]
+            logprobs = choice.get("logprobs") or {}
+            part["logprobs"] += logprobs.get("content") or []
+            # The completions API has four lists in one object: side by side they say which belong together.
+            columns = [logprobs.get(name) or [] for name in ("text_offset", "tokens", "token_logprobs", "top_logprobs")]
+            part["logprobs"] += [list(row) for row in zip(*columns)]
+
+    def result(self):
+        """What must not depend on anything that happens to the cluster."""
+        self.join(self._timeout_s + 60)
+        assert not self.is_alive(), f"{self.kind}: no end"
+        assert self.error is None, f"{self.kind}: {self.error}"
+        assert self.ended, f"{self.kind}: broke off"
+        return {"choices": self.choices, "usage": self.usage}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    with Serve(workers=1, transport="inprocess") as cluster:
+        answers = [Answer(cluster.url, kind) for kind in REQUESTS]
+        return {answer.kind: answer.result() for answer in answers}
+
+
+class Load:
+    """Clients that ask for everything, over and over, and compare."""
+
+    def __init__(self, url, expected, clients=6):
+        self._url, self._expected = url, expected
+        self._stop = threading.Event()
+        self.compared, self.wrong = 0, []
+        self._threads = [threading.Thread(target=self._run, args=(index,), daemon=True) for index in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, index):
+        kinds = list(REQUESTS)
+        turn = index * 2
+        while not self._stop.is_set() and not self.wrong:
+            kind = kinds[turn % len(kinds)]
+            turn += 1
+            try:
+                found = Answer(self._url, kind).result()
+                assert found == self._expected[kind], f"{kind}: {difference(self._expected[kind], found)}"
+                self.compared += 1
+            except AssertionError as error:
+                self.wrong.append(str(error))
+
+    def finish(self):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(240)
+            assert not thread.is_alive(), "a request does not end"
+        assert not self.wrong, "\n".join(self.wrong)
+        return self.compared
+
+
+def difference(want, found):
+    """Where two results part."""
+    for index, choice in want["choices"].items():
+        other = found["choices"].get(index, {"text": "", "finish_reason": None, "logprobs": []})
+        for key in choice:
+            if choice[key] == other[key]:
+                continue
+            at = next((i for i, (a, b) in enumerate(zip(choice[key], other[key])) if a != b),
+                      min(len(choice[key]), len(other[key]))) if choice[key] and other[key] else 0
+            return (f"choice {index}, {key}, from {at}: want {str(choice[key])[at:at + 80]!r}, "
+                    f"found {str(other[key])[at:at + 80]!r}")
+    return f"want {want['usage']}, found {found['usage']}"
+
+
+# --- What happens to workers ------------------------------------------------------------------------------------------
+
+
+def whole(cluster, holders=2):
+    """All workers serve, and every expert has its holders again."""
+    state = cluster.cluster()
+    return (state["serving"] and state["holders"]["least"] >= holders and
+            all(worker["state"] == "serving" for worker in state["workers"]))
+
+
+def wait_until_whole(cluster, holders=2, timeout_s=60):
+    wait_for(lambda: whole(cluster, holders), timeout_s, "all workers serving again")
+
+
+@contextlib.contextmanager
+def loaded_cluster(expected, transport="shm", workers=4, holders=2, clients=6):
+    with Serve("--holders", holders, workers=workers, transport=transport) as cluster:
+        load = Load(cluster.url, expected, clients)
+        time.sleep(0.5)
+        yield cluster, random.Random(SEED)
+        compared = load.finish()
+        print(f"{compared} answers compared, seed {SEED}")
+        assert compared >= clients
+
+
+def kill_rounds(expected, transport, rounds):
+    replayed = rewound = 0
+    with loaded_cluster(expected, transport) as (cluster, chance):
+        for round_ in range(rounds):
+            before = cluster.cluster()
+            pid = chance.choice(before["workers"])["pid"]
+            time.sleep(chance.uniform(0, 0.7))
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: cluster.cluster()["epoch"] > before["epoch"], 10, f"round {round_}: noticed")
+            wait_until_whole(cluster)
+            assert pid not in cluster.worker_pids() and not alive(pid)
+            for recovery in cluster.cluster()["recoveries"]:
+                if recovery["epoch"] > before["epoch"] and recovery["cause"] != "entry":
+                    replayed, rewound = replayed + recovery["replayed"], rewound + recovery["rewound"]
+    # The deaths hit what was running, and what was running survived both ways.
+    assert replayed >= rounds / 2 and rewound >= rounds / 2, (replayed, rewound)
+
+
+@pytest.mark.parametrize("transport", ("shm", "grpc"))
+def test_no_request_is_lost_when_workers_are_killed(transport, expected):
+    kill_rounds(expected, transport, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", ("shm", "grpc"))
+def test_no_request_is_lost_when_a_hundred_workers_are_killed(transport, expected):
+    kill_rounds(expected, transport, 100)
+
+
+def pause_rounds(expected, transport, rounds, longest_s):
+    """A worker that stands still is left out, and comes back by itself when it goes on: no reload, no restart."""
+    with loaded_cluster(expected, transport) as (cluster, chance):
+        for round_ in range(rounds):
+            before = cluster.cluster()
+            pid = chance.choice(before["workers"])["pid"]
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(chance.uniform(1, longest_s))
+            during = cluster.cluster()
+            assert during["serving"] and during["epoch"] > before["epoch"], f"round {round_}"
+            os.kill(pid, signal.SIGCONT)
+            wait_until_whole(cluster)
+            assert pid in cluster.worker_pids(), f"round {round_}: it was replaced"
+
+
+@pytest.mark.parametrize("transport", ("shm", "grpc"))
+def test_a_worker_that_stands_still_spoils_nothing_and_comes_back(transport, expected):
+    pause_rounds(expected, transport, 3, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", ("shm", "grpc"))
+def test_workers_that_stand_still_for_seconds(transport, expected):
+    pause_rounds(expected, transport, 25, 5)
+
+
+@pytest.mark.parametrize("transport", ("shm", "grpc"))
+def test_two_deaths_at_almost_the_same_time(transport, expected):
+    with loaded_cluster(expected, transport, holders=3) as (cluster, chance):
+        for _ in range(3):
+            first, second = chance.sample(cluster.worker_pids(), 2)
+            os.kill(first, signal.SIGKILL)
+            time.sleep(0.05)
+            os.kill(second, signal.SIGKILL)
+            wait_for(lambda: cluster.cluster()["holders"]["least"] < 3, 10, "noticed")
+            assert not cluster.cluster()["paused"]
+            wait_until_whole(cluster, holders=3)
+
+
+def test_losing_all_holders_of_an_expert_pauses_and_loses_nothing(expected):
+    with loaded_cluster(expected, clients=4) as (cluster, _):
+        pids = cluster.worker_pids()
+        for pid in pids[:3]:  # every expert has a second holder among any three of four, and most both
+            os.kill(pid, signal.SIGSTOP)  # they stay away for a moment, so that the pause can be seen
+        paused = wait_for(lambda: cluster.cluster()["paused"], 10, "paused")
+        assert "holder" in paused
+        code, out, err = run("status", cluster.url)
+        assert code == 0 and "PAUSED" in out, err
+        answer = Answer(cluster.url, "greedy, streamed")  # taken, and waits
+        time.sleep(1)
+        assert not answer.ended and answer.error is None
+        for pid in pids[:3]:
+            os.kill(pid, signal.SIGKILL)
+        wait_until_whole(cluster)
+        assert answer.result() == expected["greedy, streamed"]
+
+
+def test_one_holder_is_enough_to_lose_nothing_only_slower(expected):
+    with loaded_cluster(expected, workers=2, holders=1, clients=3) as (cluster, chance):
+        for _ in range(2):
+            os.kill(chance.choice(cluster.worker_pids()), signal.SIGKILL)
+            wait_for(lambda: not cluster.serving(), 10, "noticed")
+            wait_until_whole(cluster, holders=1)
+
+
+# --- Broken and slow connections --------------------------------------------------------------------------------------
+
+
+class Proxy:
+    """TCP in between that can be slow, or cut."""
+
+    def __init__(self, port):
+        self._target = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.delay_s = 0
+        self._sockets = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                try:
+                    far = socket.create_connection(self._target)
+                except OSError:
+                    near.close()
+                    continue
+                self._sockets |= {near, far}
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    def _carry(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self.delay_s:
+                    time.sleep(self.delay_s)
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self):
+        """Ends every connection; new ones may be made."""
+        sockets, self._sockets = self._sockets, set()
+        for end in sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def close(self):
+        self._listener.close()
+        self.cut()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def cluster_behind_proxies(workers=3):
+    """Workers by hand whose streams to the coordinator pass through a proxy each."""
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        head = stack.enter_context(
+            Head("coordinator", "--model", MODEL, "--workers", workers, "--holders", 2, "--cluster-listen",
+                 f"127.0.0.1:{port}", "--http", "127.0.0.1:0"))
+        head.wait_for_text(f"waiting for {workers} workers")
+        proxies, processes = [], []
+        for _ in range(workers):
+            proxies.append(Proxy(port))
+            stack.callback(proxies[-1].close)
+            processes.append(stack.enter_context(
+                Process("worker", "--model", MODEL, "--coordinator", f"127.0.0.1:{proxies[-1].port}", "--transport",
+                        "shm", "--cluster-name", f"proxies-{port}", "--threads", 1)))
+        head.wait_until_listening()
+        yield head, proxies, processes
+
+
+def test_connections_that_are_cut_or_slow_lose_nothing(expected):
+    chance = random.Random(SEED)
+    with cluster_behind_proxies() as (head, proxies, processes):
+        pids = {process.pid for process in processes}
+        load = Load(head.url, expected, clients=4)
+        time.sleep(0.5)
+        for round_ in range(6):
+            proxy = chance.choice(proxies)
+            epoch = head.cluster()["epoch"]
+            if round_ % 3 == 2:
+                proxy.delay_s = 0.4  # longer than a heartbeat may take
+                time.sleep(2)
+                proxy.delay_s = 0
+            else:
+                proxy.cut()
+                wait_for(lambda: head.cluster()["epoch"] > epoch, 10, "noticed")
+            wait_until_whole(head)
+        assert load.finish() >= 4
+        assert set(head.worker_pids()) == pids  # nobody had to start anew
+
+
+# --- Who may not take part --------------------------------------------------------------------------------------------
+
+
+def test_more_holders_than_workers_are_refused():
+    code, _, err = run("serve", "--model", MODEL, "--workers", 2, "--holders", 3, "--http", "127.0.0.1:0")
+    assert code == 1 and "--holders: want 1..2" in err and "got '3'" in err
+
+
+def test_a_placement_with_too_few_holders_is_refused(tmp_path):
+    config = json.loads((MODEL / "config.json").read_text())
+    layers = [[] if layer < config["first_k_dense_replace"] else
+              [[0] if (layer, expert) == (2, 5) else [0, 1] for expert in range(config["n_routed_experts"])]
+              for layer in range(config["num_hidden_layers"])]
+    file = tmp_path / "placement.json"
+    file.write_text(json.dumps({"world_size": 2, "layers": layers}))
+    flags = ["--model", MODEL, "--workers", 2, "--placement", file, "--http", "127.0.0.1:0"]
+    code, _, err = run("serve", *flags, "--holders", 2)
+    assert code == 1 and "layer 2 expert 5 has 1 holders, --holders wants 2" in err
+    code, _, err = run("serve", *flags, "--redundant-experts", 4)
+    assert code == 1 and "--placement and --redundant-experts" in err
+
+
+def test_redundant_experts_are_further_copies():
+    config = json.loads((MODEL / "config.json").read_text())
+    layers = config["num_hidden_layers"] - config["first_k_dense_replace"]
+    experts = config["n_routed_experts"]
+    with Serve("--holders", 2, "--redundant-experts", 3, workers=3) as cluster:
+        state = cluster.cluster()
+        assert sum(worker["experts"] for worker in state["workers"]) == layers * (2 * experts + 3)
+        assert state["holders"] == {"least": 2, "most": 3}
+        complete(cluster.url)
+
+
+# --- What an operator sees --------------------------------------------------------------------------------------------
+
+
+def test_status_tells_what_a_death_would_cost_and_what_the_last_one_did():
+    with Serve("--holders", 2, workers=3) as cluster:
+        answer = Answer(cluster.url, "three choices, streamed")
+        wait_for(lambda: answer.choices, 30, "first text")
+        state = cluster.cluster()
+        assert sum(worker["death"]["sequences"] for worker in state["workers"]) == 3
+        assert all(worker["death"]["experts_left_with_one"] > 0 and not worker["death"]["pauses"]
+                   for worker in state["workers"])
+        assert len(state["waiting"]["dispatch_s"]) == 3 and len(state["waiting"]["waited_for_s"]) == 3
+        code, out, err = run("status", cluster.url)
+        assert code == 0 and "any one may die" in out and "sequences," in out, err
+        os.kill(state["workers"][1]["pid"], signal.SIGKILL)
+        wait_for(lambda: cluster.cluster()["recoveries"], 10, "noticed")
+        wait_until_whole(cluster)
+        answer.result()
+        lost, entered = cluster.cluster()["recoveries"][-2:]
+        assert lost["cause"] == "loss" and "rank 1" in lost["who"]
+        assert 0 <= lost["decided_ms"] <= lost["fenced_ms"] <= lost["resumed_ms"]
+        assert entered["cause"] == "entry" and entered["epoch"] > lost["epoch"] and entered["replayed"] == 0
+        code, out, err = run("status", cluster.url)
+        assert code == 0 and "loss" in out and "entry" in out, err
+        metrics = http.client.HTTPConnection(urllib.parse.urlsplit(cluster.url).netloc, timeout=10)
+        metrics.request("GET", "/metrics")
+        text = metrics.getresponse().read().decode()
+        for name in ('shoal_waiting_seconds{', 'phase="dispatch"', 'shoal_rank_straggler{', 'shoal_expert_holders_least',
+                     'shoal_worker_death_tokens{', 'shoal_last_recovery_seconds{'):
+            assert name in text, name
+        assert get_json(cluster.url, "/cluster")["holders"]["least"] == 2

@@ -27,7 +27,7 @@ constexpr absl::Duration kConnectGrace = absl::Seconds(2);
 constexpr absl::Duration kMinBackoff = absl::Milliseconds(20);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(2);
 // Loading must not take the cores from those who serve meanwhile.
-constexpr int kLoaderNiceness = 10;
+constexpr int kBackground = 10;
 
 // A coordinator that ends the stream in one of these ways will do so again.
 bool IsForGood(const absl::Status& status) {
@@ -278,7 +278,7 @@ absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& as
   SHOAL_RETURN_IF_ERROR(TakeRank(RankId(assign.rank()), placement.world_size()));
   epoch_ = Epoch(assign.epoch());
   placement_ = std::move(placement);
-  SHOAL_RETURN_IF_ERROR(EnsureShare(*placement_));
+  SHOAL_RETURN_IF_ERROR(EnsureShare(*placement_, /*niceness=*/0));
   connected_ = Connect(endpoints);
   return Report(link);
 }
@@ -290,7 +290,7 @@ absl::Status Worker::OnLoadExperts(CoordinatorLink& link, const proto::LoadExper
   SHOAL_RETURN_IF_ERROR(CheckRank(load.rank(), placement, options_.model));
   SHOAL_RETURN_IF_ERROR(TakeRank(RankId(load.rank()), placement.world_size()));
   owed_serial_ = load.serial();
-  SHOAL_RETURN_IF_ERROR(EnsureShare(placement));
+  SHOAL_RETURN_IF_ERROR(EnsureShare(placement, kBackground));
   return Report(link);
 }
 
@@ -332,7 +332,7 @@ bool Worker::Connect(const std::vector<std::string>& endpoints) {
   return true;
 }
 
-absl::Status Worker::EnsureShare(const ExpertPlacement& placement) {
+absl::Status Worker::EnsureShare(const ExpertPlacement& placement, int niceness) {
   if (share_.has_value() && Covers(*share_, placement, rank_)) return absl::OkStatus();
   if (ready_) {
     return absl::FailedPreconditionError(
@@ -340,23 +340,29 @@ absl::Status Worker::EnsureShare(const ExpertPlacement& placement) {
   }
   runner_.reset();
   model_.reset();
-  StartLoading(placement);
+  StartLoading(placement, niceness);
   return absl::OkStatus();
 }
 
-void Worker::StartLoading(const ExpertPlacement& placement) {
+void Worker::StartLoading(const ExpertPlacement& placement, int niceness) {
   if (loader_.joinable()) loader_.join();
   {
     absl::MutexLock lock(&mutex_);
     loaded_.reset();  // what was being loaded is not what is wanted now
   }
   share_ = placement;
-  loader_ = std::thread([this, placement, rank = rank_] { Load(placement, rank); });
+  loader_ = std::thread([this, placement, rank = rank_, niceness] {
+    Load(placement, rank, niceness);
+  });
 }
 
-void Worker::Load(const ExpertPlacement& placement, RankId rank) {
+void Worker::Load(const ExpertPlacement& placement, RankId rank, int niceness) {
   pthread_setname_np(pthread_self(), "loader");
-  setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kLoaderNiceness);  // of this thread only
+  // Of this thread only. Added to what the process was given; going down would need privileges.
+  if (niceness > 0) {
+    const id_t self = static_cast<id_t>(gettid());
+    setpriority(PRIO_PROCESS, self, getpriority(PRIO_PROCESS, self) + niceness);
+  }
   absl::Time next_report = absl::InfinitePast();
   ModelOptions load;
   load.rank = rank;

@@ -92,10 +92,10 @@ class Worker {
   absl::Status TakeRank(RankId rank, int world_size);
   // Whether all peers of the epoch are connected. Failing is no error of ours.
   bool Connect(const std::vector<std::string>& endpoints);
-  // Sees to it that the experts of `placement` are loaded or being loaded.
-  absl::Status EnsureShare(const ExpertPlacement& placement);
-  void StartLoading(const ExpertPlacement& placement);
-  void Load(const ExpertPlacement& placement, RankId rank);
+  // Sees to it that the experts of `placement` are loaded or being loaded; with the given niceness.
+  absl::Status EnsureShare(const ExpertPlacement& placement, int niceness);
+  void StartLoading(const ExpertPlacement& placement, int niceness);
+  void Load(const ExpertPlacement& placement, RankId rank, int niceness);
   // Says what has become true: loaded, ready for the epoch.
   absl::Status Report(CoordinatorLink& link);
   // Forgets rank, weights and peers, so that another rank can be taken.

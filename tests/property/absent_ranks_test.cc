@@ -3,6 +3,8 @@
 // other holders take over, and every logit is what one rank alone computes. And that a missing contribution is never
 // summed as zero: under a placement that still names an absent holder, whoever needs it gets an error, never a number.
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -128,13 +130,14 @@ class AbsentRanks : public ::testing::Test {
 
   Outcome LiveOneEpoch(Epoch epoch, RankId rank, const std::vector<std::string>& roster,
                        const ExpertPlacement& placement, Fabric& fabric, Kernels& kernels,
-                       std::unique_ptr<Model>& model) const {
+                       std::unique_ptr<Model>& model) {
     Outcome outcome;
     outcome.logits.resize(prompts_.size());
     const absl::Time deadline = absl::Now() + absl::Seconds(60);
     absl::StatusOr<Exchange*> exchange = fabric.Connect(epoch, rank, roster, deadline);
     outcome.status = exchange.status();
     if (!exchange.ok()) return outcome;
+    connected_[rank.value()] = *exchange;
     if (model == nullptr) {
       auto loaded = Model::Load(model_, config_, placement_, Options(rank), kernels, **exchange);
       outcome.status = loaded.status();
@@ -153,8 +156,10 @@ class AbsentRanks : public ::testing::Test {
       outcome.status = rows.status();
       if (rows.ok() && mine) outcome.logits[p] = *std::move(rows);
     }
-    // Those who wait for one that has failed are told, as a coordinator would.
-    if (!outcome.status.ok()) (*exchange)->Cancel();
+    if (outcome.status.ok()) return outcome;
+    for (auto& other : connected_) {  // they would wait for this one until their deadline
+      if (other != nullptr) other.load()->Cancel();
+    }
     return outcome;
   }
 
@@ -162,6 +167,7 @@ class AbsentRanks : public ::testing::Test {
   const ModelConfig config_;
   std::vector<std::vector<int32_t>> prompts_;
   ExpertPlacement placement_;
+  std::array<std::atomic<Exchange*>, kWorld> connected_{};
 };
 
 bool SameBits(const Rows& a, const Rows& b) {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes a random checkpoint in Hugging Face form: config.json, index, shards. The layers are those of a named family;
-// any key of the config may be set, so that a file fits a small machine. Rates measured on it hold per layer; its text
-// is noise, and its experts are chosen evenly.
+// Writes a random checkpoint in Hugging Face form: config.json, index, shards. The layers are those
+// of a named family; any key of the config may be set, so that a file fits a small machine. Rates
+// measured on it hold per layer; its text is noise, and its experts are chosen evenly.
 //
 //   make_checkpoint lite OUT --set num_hidden_layers=7
-//   make_checkpoint v3 OUT --set num_hidden_layers=3 --set n_routed_experts=32 --set vocab_size=16384 --fp8
+//   make_checkpoint v3 OUT --set num_hidden_layers=3 --set n_routed_experts=32 --set
+//   vocab_size=16384 --fp8
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -13,13 +15,11 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -54,8 +54,12 @@ Json BaseConfig(const std::string& family) {
                  {"torch_dtype", "bfloat16"},
                  {"v_head_dim", 128}};
   const double mscale = family == "lite" ? 0.707 : 1.0;
-  config["rope_scaling"] = {{"type", "yarn"},    {"factor", 40},      {"beta_fast", 32},
-                            {"beta_slow", 1},    {"mscale", mscale},  {"mscale_all_dim", mscale},
+  config["rope_scaling"] = {{"type", "yarn"},
+                            {"factor", 40},
+                            {"beta_fast", 32},
+                            {"beta_slow", 1},
+                            {"mscale", mscale},
+                            {"mscale_all_dim", mscale},
                             {"original_max_position_embeddings", 4096}};
   if (family == "lite") {
     config.update({{"architectures", {"DeepseekV2ForCausalLM"}},
@@ -101,7 +105,8 @@ Json BaseConfig(const std::string& family) {
   return config;
 }
 
-// What one element of a tensor may be; filled by drawing from tables, many times faster than from a distribution.
+// What one element of a tensor may be; filled by drawing from tables, many times faster than from a
+// distribution.
 class Values {
  public:
   Values() : bf16_(65536), e4m3_(65536) {
@@ -112,7 +117,8 @@ class Values {
       e4m3_[i] = FloatToE4M3(bf16_[i] * kE4M3Deviation);
     }
   }
-  static constexpr float kE4M3Deviation = 64;  // a block then fills the range of the format, unsaturated
+  static constexpr float kE4M3Deviation =
+      64;  // a block then fills the range of the format, unsaturated
 
   void FillBF16(uint64_t seed, float deviation, absl::Span<uint16_t> out) const {
     std::vector<uint16_t> scaled(bf16_.size());
@@ -149,7 +155,8 @@ void AddTensor(const std::string& name, DType dtype, std::vector<int64_t> shape,
                std::vector<Shard>& shards) {
   int64_t bytes = static_cast<int64_t>(DTypeBytes(dtype));
   for (const int64_t dim : shape) bytes *= dim;
-  if (shards.empty() || (shards.back().bytes > 0 && shards.back().bytes + bytes > kShardBytes)) shards.emplace_back();
+  if (shards.empty() || (shards.back().bytes > 0 && shards.back().bytes + bytes > kShardBytes))
+    shards.emplace_back();
   shards.back().tensors.push_back({name, dtype, std::move(shape)});
   shards.back().deviations.push_back(deviation);
   shards.back().bytes += bytes;
@@ -192,8 +199,9 @@ std::vector<Shard> PlanShards(const ModelConfig& config) {
 }
 
 // Elements [begin, end) of a tensor.
-absl::Status WritePiece(const Values& values, SafetensorsWriter& writer, size_t index, DType dtype, float deviation,
-                        uint64_t seed, int64_t begin, int64_t end, std::vector<std::byte>& buffer) {
+absl::Status WritePiece(const Values& values, SafetensorsWriter& writer, size_t index, DType dtype,
+                        float deviation, uint64_t seed, int64_t begin, int64_t end,
+                        std::vector<std::byte>& buffer) {
   const int64_t count = end - begin;
   const auto size = static_cast<int64_t>(DTypeBytes(dtype));
   buffer.resize(count * size);
@@ -216,8 +224,10 @@ absl::Status WritePiece(const Values& values, SafetensorsWriter& writer, size_t 
   return writer.Write(index, begin * size, buffer);
 }
 
-absl::Status WriteShard(const std::string& directory, const Values& values, uint64_t seed, const Shard& shard) {
-  SHOAL_ASSIGN_OR_RETURN(const auto writer, SafetensorsWriter::Create(directory + "/" + shard.name, shard.tensors));
+absl::Status WriteShard(const std::string& directory, const Values& values, uint64_t seed,
+                        const Shard& shard) {
+  SHOAL_ASSIGN_OR_RETURN(const auto writer,
+                         SafetensorsWriter::Create(directory + "/" + shard.name, shard.tensors));
   struct Piece {
     size_t tensor;
     int64_t begin, end;
@@ -238,9 +248,10 @@ absl::Status WriteShard(const std::string& directory, const Values& values, uint
       std::vector<std::byte> buffer;
       for (size_t i = next++; i < pieces.size() && result.ok(); i = next++) {
         const auto& [index, begin, end] = pieces[i];
-        const uint64_t piece_seed = std::hash<std::string>()(shard.tensors[index].name) ^ seed ^ begin;
-        result = WritePiece(values, *writer, index, shard.tensors[index].dtype, shard.deviations[index], piece_seed,
-                            begin, end, buffer);
+        const uint64_t piece_seed =
+            std::hash<std::string>()(shard.tensors[index].name) ^ seed ^ begin;
+        result = WritePiece(values, *writer, index, shard.tensors[index].dtype,
+                            shard.deviations[index], piece_seed, begin, end, buffer);
       }
     });
   }
@@ -259,21 +270,26 @@ struct Options {
 absl::Status WriteText(const std::string& path, const std::string& text) {
   std::ofstream out(path);
   out << text;
-  return out.good() ? absl::OkStatus() : absl::UnavailableError(absl::StrCat(path, ": cannot write"));
+  return out.good() ? absl::OkStatus()
+                    : absl::UnavailableError(absl::StrCat(path, ": cannot write"));
 }
 
 absl::Status MakeCheckpoint(const Options& options) {
   Json config = BaseConfig(options.family);
   if (options.fp8) {
-    config["quantization_config"] = {
-        {"activation_scheme", "dynamic"}, {"fmt", "e4m3"}, {"quant_method", "fp8"}, {"weight_block_size", {128, 128}}};
+    config["quantization_config"] = {{"activation_scheme", "dynamic"},
+                                     {"fmt", "e4m3"},
+                                     {"quant_method", "fp8"},
+                                     {"weight_block_size", {128, 128}}};
   }
   for (const std::string& assignment : options.set) {
     const size_t equals = assignment.find('=');
-    const Json value =
-        equals == std::string::npos ? Json() : Json::parse(assignment.substr(equals + 1), nullptr, false);
+    const Json value = equals == std::string::npos
+                           ? Json()
+                           : Json::parse(assignment.substr(equals + 1), nullptr, false);
     if (equals == std::string::npos || value.is_discarded()) {
-      return absl::InvalidArgumentError(absl::StrCat("--set: want key=<JSON value>, found ", assignment));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--set: want key=<JSON value>, found ", assignment));
     }
     config[assignment.substr(0, equals)] = value;
   }
@@ -294,10 +310,11 @@ absl::Status MakeCheckpoint(const Options& options) {
   int64_t total = 0;
   for (const Shard& shard : shards) {
     SHOAL_RETURN_IF_ERROR(WriteShard(options.directory, values, options.seed, shard));
-    for (const SafetensorsWriter::Tensor& tensor : shard.tensors) index["weight_map"][tensor.name] = shard.name;
+    for (const SafetensorsWriter::Tensor& tensor : shard.tensors)
+      index["weight_map"][tensor.name] = shard.name;
     total += shard.bytes;
-    std::fprintf(stderr, "%s: %zu tensors, %.2f GB so far\n", shard.name.c_str(), shard.tensors.size(),
-                 static_cast<double>(total) / 1e9);
+    std::fprintf(stderr, "%s: %zu tensors, %.2f GB so far\n", shard.name.c_str(),
+                 shard.tensors.size(), static_cast<double>(total) / 1e9);
   }
   index["metadata"]["total_size"] = total;
   return WriteText(options.directory + "/model.safetensors.index.json", index.dump() + "\n");
@@ -313,7 +330,8 @@ int main(int argc, char** argv) {
       ->required()
       ->check(CLI::IsMember({"lite", "v3"}));
   app.add_option("directory", options.directory, "Where to write")->required();
-  app.add_option("--set", options.set, "A key of config.json: num_hidden_layers=7")->allow_extra_args(false);
+  app.add_option("--set", options.set, "A key of config.json: num_hidden_layers=7")
+      ->allow_extra_args(false);
   app.add_flag("--fp8", options.fp8, "E4M3 weights in 128x128 blocks");
   app.add_option("--seed", options.seed, "Same seed, same file")->capture_default_str();
   app.add_option("--tokenizer", options.tokenizer, "Folder whose tokenizer files are copied");

@@ -47,6 +47,9 @@ class Fabric {
   virtual std::string endpoint() const = 0;
   // The rank this transport insists on (MPI), else -1.
   virtual int fixed_rank() const { return -1; }
+  // What stands in a roster for `rank` of the same job where no coordinator tells the ranks of each
+  // other's endpoints. Empty if only that rank knows.
+  virtual std::string EndpointOf(RankId) const { return ""; }
 
   // Connects to endpoints[r] of every rank r (size: world) for `epoch`, waiting for peers until
   // `deadline`, and installs the epoch. An empty endpoint: that rank is absent in this epoch (see

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/hello.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "proto/exchange.pb.h"
 
 namespace shoal {
@@ -33,12 +35,17 @@ absl::StatusOr<Hello> FromProto(const exchange::Hello& hello) {
                .endpoint = hello.endpoint()};
 }
 
-// Protobuf wants std::string fields to be UTF-8 and tells so on stderr only; a peer's bytes are
-// data, not text.
 template <typename Proto>
 bool Parse(absl::string_view bytes, Proto& proto) {
   return bytes.size() <= kMaxHelloBytes &&
          proto.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
+}
+
+// Whether `endpoint` is what the roster lists: the same, or one that goes on where the roster has a
+// '*'. An empty entry is an absent rank, and nobody.
+bool Stands(absl::string_view endpoint, absl::string_view listed) {
+  if (absl::ConsumeSuffix(&listed, "*")) return absl::StartsWith(endpoint, listed);
+  return !listed.empty() && endpoint == listed;
 }
 
 template <typename T>
@@ -105,7 +112,7 @@ absl::Status JudgeHello(const Hello& mine, const Hello& theirs,
                                            " epoch ", theirs.epoch.value()));
   }
   const std::string& listed = endpoints[theirs.rank.value()];
-  if (!listed.empty() && theirs.endpoint == listed) return absl::OkStatus();
+  if (Stands(theirs.endpoint, listed)) return absl::OkStatus();
   return Mismatch(absl::StrCat("endpoint of rank ", theirs.rank.value()),
                   listed.empty() ? "none (it is absent)" : listed, theirs.endpoint);
 }

@@ -42,7 +42,8 @@ absl::StatusOr<HelloReply> ParseHelloReply(absl::string_view bytes);
 // absent rank has none, so that nobody can speak for it. Errors, naming
 // what was wanted and what was found: Aborted for another epoch; FailedPrecondition for another
 // cluster, world or message size, for a rank outside the world or our own, and for an endpoint that
-// is not the roster's (a worker that was replaced, or left out).
+// is not the roster's (a worker that was replaced, or left out). A roster entry that ends in '*'
+// stands for every endpoint that begins so.
 absl::Status JudgeHello(const Hello& mine, const Hello& theirs,
                         absl::Span<const std::string> endpoints);
 

@@ -27,7 +27,7 @@ constexpr absl::Duration kConnectGrace = absl::Seconds(2);
 constexpr absl::Duration kMinBackoff = absl::Milliseconds(20);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(2);
 // Loading must not take the cores from those who serve meanwhile.
-constexpr int kLoaderNiceness = 10;
+constexpr int kBackground = 10;
 
 // A coordinator that ends the stream in one of these ways will do so again.
 bool IsForGood(const absl::Status& status) {
@@ -173,6 +173,7 @@ void Worker::FillHello(proto::Hello& hello) const {
     hello.set_wanted_rank(rank_.value());  // whose experts are loaded
   }
   hello.set_boot_nonce(boot_nonce_);
+  hello.set_last_epoch(epoch_.value());
 }
 
 absl::Status Worker::Run() {
@@ -204,7 +205,16 @@ absl::Status Worker::Run() {
     owed_serial_.reset();
     if (runner_ != nullptr) runner_->Reset();
     if (stopped() || status.ok()) break;
-    if (IsForGood(status)) return status;
+    const bool refused_wish = absl::IsInvalidArgument(status) || absl::IsAlreadyExists(status);
+    if (refused_wish && rank_.value() >= 0 && fabric_->fixed_rank() < 0) {
+      // Perhaps it was our old rank that it did not like. Any other will do.
+      rank_ = RankId(-1);
+    } else if (IsForGood(status)) {
+      coordinator_knows_ = true;
+      return status;
+    } else if (moving_) {
+      LeaveRank();
+    }
     if (was_told_) {
       last_contact = absl::Now();
       backoff = kMinBackoff;
@@ -259,13 +269,6 @@ absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& as
   connected_ = ready_ = false;
   abandon_at_ = absl::InfiniteFuture();
   was_told_ = true;
-  if (Epoch(assign.epoch()) <= epoch_) {
-    // Epochs of one coordinator only grow. Peers would refuse this one.
-    spdlog::info("epoch {} after epoch {}: another coordinator, starting over", assign.epoch(),
-                 epoch_.value());
-    LeaveFabric();
-    return absl::UnavailableError("working for another coordinator");
-  }
   token_limit_ = std::clamp(assign.token_limit(), 0, options_.model.vocab_size);
   const std::vector<std::string> endpoints(assign.endpoints().begin(), assign.endpoints().end());
   SHOAL_ASSIGN_OR_RETURN(ExpertPlacement placement,
@@ -275,7 +278,7 @@ absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& as
   SHOAL_RETURN_IF_ERROR(TakeRank(RankId(assign.rank()), placement.world_size()));
   epoch_ = Epoch(assign.epoch());
   placement_ = std::move(placement);
-  SHOAL_RETURN_IF_ERROR(EnsureShare(*placement_));
+  SHOAL_RETURN_IF_ERROR(EnsureShare(*placement_, /*niceness=*/0));
   connected_ = Connect(endpoints);
   return Report(link);
 }
@@ -287,7 +290,7 @@ absl::Status Worker::OnLoadExperts(CoordinatorLink& link, const proto::LoadExper
   SHOAL_RETURN_IF_ERROR(CheckRank(load.rank(), placement, options_.model));
   SHOAL_RETURN_IF_ERROR(TakeRank(RankId(load.rank()), placement.world_size()));
   owed_serial_ = load.serial();
-  SHOAL_RETURN_IF_ERROR(EnsureShare(placement));
+  SHOAL_RETURN_IF_ERROR(EnsureShare(placement, kBackground));
   return Report(link);
 }
 
@@ -298,7 +301,7 @@ absl::Status Worker::TakeRank(RankId rank, int world_size) {
   if (moved) {
     spdlog::info("rank {} of {}: another one than before, starting over", rank.value(),
                  world_size);
-    LeaveRank();
+    moving_ = true;  // once nothing of this connection can reach what it takes apart
     return absl::UnavailableError("taking another rank");
   }
   if (exchange_ == nullptr) {
@@ -329,7 +332,7 @@ bool Worker::Connect(const std::vector<std::string>& endpoints) {
   return true;
 }
 
-absl::Status Worker::EnsureShare(const ExpertPlacement& placement) {
+absl::Status Worker::EnsureShare(const ExpertPlacement& placement, int niceness) {
   if (share_.has_value() && Covers(*share_, placement, rank_)) return absl::OkStatus();
   if (ready_) {
     return absl::FailedPreconditionError(
@@ -337,23 +340,29 @@ absl::Status Worker::EnsureShare(const ExpertPlacement& placement) {
   }
   runner_.reset();
   model_.reset();
-  StartLoading(placement);
+  StartLoading(placement, niceness);
   return absl::OkStatus();
 }
 
-void Worker::StartLoading(const ExpertPlacement& placement) {
+void Worker::StartLoading(const ExpertPlacement& placement, int niceness) {
   if (loader_.joinable()) loader_.join();
   {
     absl::MutexLock lock(&mutex_);
     loaded_.reset();  // what was being loaded is not what is wanted now
   }
   share_ = placement;
-  loader_ = std::thread([this, placement, rank = rank_] { Load(placement, rank); });
+  loader_ = std::thread([this, placement, rank = rank_, niceness] {
+    Load(placement, rank, niceness);
+  });
 }
 
-void Worker::Load(const ExpertPlacement& placement, RankId rank) {
+void Worker::Load(const ExpertPlacement& placement, RankId rank, int niceness) {
   pthread_setname_np(pthread_self(), "loader");
-  setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kLoaderNiceness);  // of this thread only
+  // Of this thread only. Added to what the process was given; going down would need privileges.
+  if (niceness > 0) {
+    const id_t self = static_cast<id_t>(gettid());
+    setpriority(PRIO_PROCESS, self, getpriority(PRIO_PROCESS, self) + niceness);
+  }
   absl::Time next_report = absl::InfinitePast();
   ModelOptions load;
   load.rank = rank;
@@ -440,6 +449,7 @@ void Worker::OnPlan(CoordinatorLink& link, const proto::StepPlan& plan) {
   std::unique_ptr<proto::WorkerMessage> message = link.NewStepDone();
   proto::StepDone& done = *message->mutable_step_done();
   runner_->Run(plan, done);
+  if (stopped()) return;  // it was abandoned; the goodbye that follows says more than a failed step
   if (done.status().code() != 0) {
     // What the plans after this one build on is unknown now; the coordinator raises the epoch.
     spdlog::warn("epoch {} step {} failed: {}", plan.epoch(), plan.step(), done.status().message());
@@ -448,29 +458,20 @@ void Worker::OnPlan(CoordinatorLink& link, const proto::StepPlan& plan) {
   link.Send(std::move(message));
 }
 
-void Worker::LeaveFabric() {
-  {
-    absl::MutexLock lock(&mutex_);
-    connecting_ = nullptr;
-    interruptible_ = nullptr;
-    assigned_ = Epoch();
-  }
-  if (exchange_ != nullptr) exchange_->Attach(nullptr);
-  epoch_ = Epoch();
-  fabric_.reset();
-}
-
 void Worker::LeaveRank() {
   if (loader_.joinable()) loader_.join();
-  LeaveFabric();
   {
     absl::MutexLock lock(&mutex_);
     loaded_.reset();
+    connecting_ = nullptr;
+    interruptible_ = nullptr;
   }
+  moving_ = false;
   runner_.reset();
   model_.reset();
   share_.reset();
   exchange_.reset();
+  fabric_.reset();
 }
 
 }  // namespace shoal

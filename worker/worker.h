@@ -72,6 +72,8 @@ class Worker {
   // Works until Stop, or until it is of no use any more. Errors: why the coordinator refused this
   // worker for good, why the model does not load, Unavailable if supervised and left alone.
   absl::Status Run();
+  // After Run: whether its error is the coordinator's own, or was reported to it.
+  bool coordinator_knows() const { return coordinator_knows_; }
   // Any thread. A step in progress is abandoned.
   void Stop();
 
@@ -85,20 +87,18 @@ class Worker {
   absl::Status OnLoaded(CoordinatorLink& link);
   void OnPlan(CoordinatorLink& link, const proto::StepPlan& plan);
 
-  // Makes the exchange of this rank. Errors: Unavailable when this worker was another rank before,
-  // or worked for another coordinator: it has made itself free and must dial anew.
+  // Makes the exchange of this rank. Errors: Unavailable when this worker was another rank before:
+  // it leaves that one, and dials anew.
   absl::Status TakeRank(RankId rank, int world_size);
   // Whether all peers of the epoch are connected. Failing is no error of ours.
   bool Connect(const std::vector<std::string>& endpoints);
-  // Sees to it that the experts of `placement` are loaded or being loaded.
-  absl::Status EnsureShare(const ExpertPlacement& placement);
-  void StartLoading(const ExpertPlacement& placement);
-  void Load(const ExpertPlacement& placement, RankId rank);
+  // Sees to it that the experts of `placement` are loaded or being loaded; with the given niceness.
+  absl::Status EnsureShare(const ExpertPlacement& placement, int niceness);
+  void StartLoading(const ExpertPlacement& placement, int niceness);
+  void Load(const ExpertPlacement& placement, RankId rank, int niceness);
   // Says what has become true: loaded, ready for the epoch.
   absl::Status Report(CoordinatorLink& link);
-  // Forgets the peers, so that others can be met under another name.
-  void LeaveFabric();
-  // And rank and weights, so that another rank can be taken.
+  // Forgets rank, weights and peers, so that another rank can be taken.
   void LeaveRank();
   void Interrupt(std::optional<Epoch> assigned) ABSL_LOCKS_EXCLUDED(mutex_);
   bool stopped();
@@ -120,9 +120,11 @@ class Worker {
   int token_limit_ = 0;
   bool connected_ = false;  // to the peers of epoch_
   bool ready_ = false;      // plans of epoch_ may come
-  std::optional<int64_t> owed_serial_;  // of the LoadExperts not answered yet
+  bool moving_ = false;     // to another rank: leave this one when the connection is over
+  std::optional<int64_t> owed_serial_;              // of the LoadExperts not answered yet
   absl::Time abandon_at_ = absl::InfiniteFuture();  // when a failed connect is given up
   bool was_told_ = false;                           // by this connection, what to be
+  bool coordinator_knows_ = false;
 
   absl::Mutex mutex_;
   Fabric* connecting_ ABSL_GUARDED_BY(mutex_) = nullptr;       // what Interrupt abandons

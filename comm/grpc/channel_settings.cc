@@ -29,7 +29,6 @@ std::vector<std::pair<std::string, int>> CommonSettings(size_t max_message_bytes
           {GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1},
           {GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0},
           {GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, window},
-          {GRPC_ARG_HTTP2_WRITE_BUFFER_SIZE, window},
           {GRPC_ARG_HTTP2_MAX_FRAME_SIZE, (1 << 24) - 1}};
 }
 

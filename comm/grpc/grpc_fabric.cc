@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/grpc/grpc_fabric.h"
 
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,7 +18,8 @@ namespace shoal {
 namespace {
 
 constexpr absl::string_view kPrefix = "grpc:";
-constexpr absl::Duration kRedial = absl::Milliseconds(50);
+constexpr absl::Duration kFirstPause = absl::Milliseconds(25);
+constexpr absl::Duration kLongestPause = absl::Milliseconds(800);
 constexpr absl::Duration kLeave = absl::Seconds(1);
 
 // The host of "host:port" or "[v6]:port".
@@ -34,9 +36,19 @@ std::string AdvertisedHost(const FabricOptions& options) {
   return gethostname(name, sizeof(name) - 1) == 0 ? name : "localhost";
 }
 
+// gRPC allocates what it reads in large pieces and frees them soon. By default malloc returns such
+// memory to the system and takes it again, page fault by page fault, which doubles the time of a
+// large exchange; kept, it stays at its peak. These are settings of the process, for the process is
+// a worker.
+void KeepFreedMemory() {
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that glibc accepts
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Fabric>> GrpcFabric::Make(const FabricOptions& options) {
+  KeepFreedMemory();
   SHOAL_RETURN_IF_ERROR(Lane::Bytes(options.max_message_bytes).status());
   if (options.listen.find(':') == std::string::npos) {
     return absl::InvalidArgumentError(
@@ -112,7 +124,8 @@ absl::Status GrpcFabric::AdvanceDialled(const Hello& mine, absl::Span<const std:
   if (!absl::IsUnavailable(*state)) return *state;  // refused
   peer.last_failure = *state;
   peer.sender.reset();
-  peer.dial_again = absl::Now() + kRedial;
+  peer.pause = std::clamp(2 * peer.pause, kFirstPause, kLongestPause);
+  peer.dial_again = absl::Now() + peer.pause;
   return absl::OkStatus();
 }
 
@@ -170,7 +183,7 @@ absl::Status GrpcFabric::Introduce(const Hello& mine, absl::Span<const std::stri
           mine.epoch, mine.rank, RankId(missing), endpoints[missing],
           failure.ok() ? absl::DeadlineExceededError("it has not connected") : failure);
     }
-    changed_.Sleep(heard, std::min(left, kRedial / 2));
+    changed_.Sleep(heard, std::min(left, kFirstPause));
   }
 }
 

@@ -37,6 +37,7 @@ class GrpcFabric final : public Fabric, private LinkEvents, private Carrier {
   struct Peer {
     std::unique_ptr<RowSender> sender;
     absl::Time dial_again = absl::InfinitePast();
+    absl::Duration pause;  // before the next call: doubles, up to kLongestPause
     absl::Status last_failure;
     std::shared_ptr<IncomingLink>
         link;  // shared with gRPC's stream object, which may outlive us or not

@@ -27,8 +27,13 @@ static_assert(kHelloTag < MpiRuntime::kTagsPerFabric);
 // "mpi:<MPI rank>:" opens an endpoint; what follows tells jobs apart.
 std::string EndpointPrefix(int rank) { return absl::StrCat("mpi:", rank, ":"); }
 
-constexpr int kYields = 200;                             // before the first nap
-constexpr absl::Duration kNap = absl::Microseconds(50);  // costs little CPU, and less than a step
+// How a wait for MPI goes on when nothing arrives. With a core for every rank, yielding finds a
+// message soonest; with fewer, the core belongs to a peer, and only sleep gives it away for sure.
+// A nap takes its time and the kernel's timer slack (50 us); long waits nap longer.
+constexpr int kYields = 200;
+constexpr int kShortNaps = 200;
+constexpr absl::Duration kShortNap = absl::Microseconds(10);
+constexpr absl::Duration kLongNap = absl::Microseconds(200);
 
 }  // namespace
 
@@ -57,6 +62,10 @@ MpiFabric::~MpiFabric() {
   exchange_.reset();
   inlets_.clear();
   runtime_.SweepQuarantine();
+}
+
+std::string MpiFabric::EndpointOf(RankId rank) const {
+  return absl::StrCat(EndpointPrefix(rank.value()), "*");  // MPI knows who it is
 }
 
 absl::Status MpiFabric::CheckRanks(RankId rank, absl::Span<const std::string> endpoints) const {
@@ -149,13 +158,14 @@ void MpiFabric::Idle(Doorbell&, uint32_t, absl::Duration at_most) {
     idle_turns_ = 0;
     return;
   }
-  ++idle_turns_;
-  if (idle_turns_ <= spin_turns_) return;
-  if (idle_turns_ <= spin_turns_ + kYields) {
+  const int turn = idle_turns_++ - spin_turns_;
+  const int yields = spin_turns_ > 0 ? kYields : 0;
+  if (turn < 0) return;
+  if (turn < yields) {
     sched_yield();
     return;
   }
-  absl::SleepFor(std::min(kNap, at_most));
+  absl::SleepFor(std::min(turn < yields + kShortNaps ? kShortNap : kLongNap, at_most));
 }
 
 }  // namespace shoal

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Transport `mpi`: the ranks are those of one MPI job. MPI has no thread of ours: it moves on while
-// we call it, so waiting is polling, first quickly and then with naps of 50 us, and OpenMPI should
+// we call it, so waiting is polling, first quickly and then with naps, and OpenMPI should
 // be told to yield as well (mpi_yield_when_idle, see the README).
 #pragma once
 
@@ -26,6 +26,7 @@ class MpiFabric final : public Fabric, private Carrier {
   absl::string_view transport() const override { return "mpi"; }
   std::string endpoint() const override { return endpoint_; }
   int fixed_rank() const override { return runtime_.rank(); }
+  std::string EndpointOf(RankId rank) const override;
   absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank,
                                     absl::Span<const std::string> endpoints,
                                     absl::Time deadline) override;

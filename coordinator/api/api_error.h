@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Errors in OpenAI's shape. Inside the house they are Statuses; the field at fault and OpenAI's code ride along as
-// payloads.
+// Errors in OpenAI's shape. Inside the house they are Statuses; the field at fault and OpenAI's
+// code ride along as payloads.
 #pragma once
 
 #include <string>
@@ -12,15 +12,16 @@
 
 namespace shoal {
 
-// InvalidArgument (400): what was sent as `param` cannot be served. `code` is OpenAI's, if it has one for this.
+// InvalidArgument (400): what was sent as `param` cannot be served. `code` is OpenAI's, if it has
+// one for this.
 absl::Status FieldError(absl::string_view param, absl::string_view message,
                         absl::string_view code = "");
 
 // The same error with OpenAI's code attached.
 absl::Status WithErrorCode(absl::Status status, absl::string_view code);
 
-// 400 InvalidArgument, 401 Unauthenticated, 404 NotFound, 429 ResourceExhausted, 503 Unavailable, 504 DeadlineExceeded,
-// 501 Unimplemented, 500 everything else.
+// 400 InvalidArgument, 401 Unauthenticated, 404 NotFound, 429 ResourceExhausted, 503 Unavailable,
+// 504 DeadlineExceeded, 501 Unimplemented, 500 everything else.
 int HttpStatusOf(const absl::Status& status);
 
 // {"error": {"message", "type", "param", "code"}}.

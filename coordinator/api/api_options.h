@@ -39,14 +39,14 @@ struct ApiOptions {
   std::string tls_key_file;
   std::string api_keys_file;  // one key a line, '#' starts a comment; empty: no key is asked for
   bool insecure = false;      // allow listening beyond loopback without TLS and API keys
-  int io_threads = 2;
+  int io_threads = 4;         // a long prompt keeps one busy while it is tokenised
 
   std::string served_model_name;          // what clients call the model
   std::string version;                    // for /version
   std::optional<ChatFormat> chat_format;  // none: no known chat template, chat is refused
   ModelConfig model;                      // vocab_size, context, bos and eos are used
-  int64_t max_context = 0;   // prompt + generated tokens; 0: model.max_position_embeddings
-  bool prepend_bos = true;   // to completion prompts given as text (once)
+  int64_t max_context = 0;  // prompt + generated tokens; 0: model.max_position_embeddings
+  bool prepend_bos = true;  // to completion prompts given as text (once)
   SamplingDefaults sampling;
   ApiLimits limits;
 };

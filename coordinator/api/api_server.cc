@@ -2,13 +2,17 @@
 // Which path does what; the work is in the files it names.
 #include "coordinator/api/api_server.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <atomic>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/random/random.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -19,6 +23,7 @@
 #include "coordinator/api/metrics.h"
 #include "coordinator/api/openai_request.h"
 #include "coordinator/api/request_stream.h"
+#include "coordinator/api/tokenize.h"
 #include "engine/base/status_macros.h"
 
 namespace shoal {
@@ -42,6 +47,22 @@ std::string RequestName(const HttpRequest& request) {
       !given.empty() && given.size() <= 128 &&
       std::all_of(given.begin(), given.end(), [](char c) { return c > ' ' && c < 127; });
   return fit ? std::string(given) : UniqueName("req_");
+}
+
+// "a%2Fb" -> "a/b". What is no escape stays as it is.
+std::string PercentDecoded(absl::string_view text) {
+  std::string decoded;
+  for (size_t i = 0; i < text.size(); ++i) {
+    int byte = 0;
+    if (text[i] == '%' && i + 2 < text.size() && absl::ascii_isxdigit(text[i + 1]) &&
+        absl::SimpleHexAtoi(text.substr(i + 1, 2), &byte)) {
+      decoded += static_cast<char>(byte);
+      i += 2;
+    } else {
+      decoded += text[i];
+    }
+  }
+  return decoded;
 }
 
 HttpResponse JsonResponse(std::string body) {
@@ -88,6 +109,9 @@ class ApiServer::State : public HttpHandler {
     const auto [endpoint, response] = Route(request, name, exchange);
     if (!response) return;  // a stream answers
     metrics_.HttpAnswered(endpoint, response->status);
+    if (response->status >= 400) {
+      spdlog::info("{} {} {}: {}", std::string(endpoint), name, response->status, response->body);
+    }
     HttpResponse answer = *response;
     answer.headers.emplace_back("x-request-id", name);
     exchange->Respond(std::move(answer));
@@ -118,7 +142,7 @@ class ApiServer::State : public HttpHandler {
     }
     if (path == "/v1/models") return Get(request, "/v1/models", [this] { return Models(); });
     if (absl::StartsWith(path, "/v1/models/")) {
-      return Get(request, "/v1/models", [&] { return Model(path.substr(11)); });
+      return Get(request, "/v1/models", [&] { return Model(PercentDecoded(path.substr(11))); });
     }
     if (path == "/version") return Get(request, "/version", [this] { return Version(); });
     if (path == "/cluster") {

@@ -76,9 +76,9 @@ class ChoiceStream {
   ReasoningSplitter splitter_;
   bool finished_ = false;
   int64_t completion_tokens_ = 0;
-  int64_t chars_ = 0;            // code points decoded, echo included
-  size_t decoded_bytes_ = 0;     // without echo
-  size_t released_bytes_ = 0;    // of those, past the stop matcher
+  int64_t chars_ = 0;          // code points decoded, echo included
+  size_t decoded_bytes_ = 0;   // without echo
+  size_t released_bytes_ = 0;  // of those, past the stop matcher
   std::deque<PendingToken> pending_;
 };
 

@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/api/http_connection_internal.h"
+#include "coordinator/api/http_exchange_internal.h"
 
 namespace shoal {
 namespace {
@@ -20,7 +21,6 @@ namespace {
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
 
-constexpr size_t kReadBytes = 16 << 10;
 // How much of further requests is read while one is being answered; enough to notice that the
 // client went.
 constexpr size_t kPipelineBytes = 64 << 10;
@@ -39,91 +39,6 @@ std::string HttpDate() {
 }
 
 }  // namespace
-
-// The handler's grip on the connection. Outlives it when the handler keeps it.
-class HttpConnection::Exchange : public HttpExchange,
-                                 public std::enable_shared_from_this<Exchange> {
- public:
-  explicit Exchange(std::shared_ptr<HttpConnection> connection)
-      : strand_(connection->socket_.get_executor()), connection_(std::move(connection)) {}
-
-  void Respond(HttpResponse response) override {
-    if (!connection_) return;
-    connection_->WriteHead(response, response.body.size());
-    if (!connection_->head_request_) connection_->Queue(response.body);
-    Finish();
-  }
-
-  void StartStream(HttpResponse head) override {
-    if (!connection_) return;
-    streaming_ = true;
-    connection_->WriteHead(head, std::nullopt);
-    connection_->Flush();
-  }
-
-  void Write(absl::string_view piece) override {
-    if (!connection_ || piece.empty() || connection_->head_request_) return;
-    if (connection_->chunked_) {
-      connection_->Queue(absl::StrCat(absl::Hex(piece.size()), "\r\n"));
-      connection_->Queue(piece);
-      connection_->Queue("\r\n");
-    } else {
-      connection_->Queue(piece);
-    }
-    const size_t unsent =
-        connection_->writing_.size() - connection_->written_ + connection_->queued_.size();
-    if (unsent > connection_->options_.max_write_buffer_bytes) {
-      connection_->Close();
-    } else {
-      connection_->Flush();
-    }
-  }
-
-  void Finish() override {
-    if (!connection_) return;
-    if (streaming_ && connection_->chunked_ && !connection_->head_request_) {
-      connection_->Queue("0\r\n\r\n");
-    }
-    closed_ = nullptr;
-    const std::shared_ptr<HttpConnection> connection = std::move(connection_);
-    connection->FinishAnswer();
-  }
-
-  void Abort() override {
-    if (connection_) connection_->Close();
-  }
-
-  void OnClosed(std::function<void()> closed) override {
-    if (lost_) {
-      Post(std::move(closed));
-    } else if (connection_) {
-      closed_ = std::move(closed);
-    }
-  }
-
-  void Post(std::function<void()> function) override { asio::post(strand_, std::move(function)); }
-
-  void PostAfter(absl::Duration delay, std::function<void()> function) override {
-    auto timer = std::make_shared<asio::steady_timer>(strand_, ToChrono(delay));
-    timer->async_wait([timer, function = std::move(function)](ErrorCode) { function(); });
-  }
-
-  // The connection is gone and the answer was not finished.
-  void Lose() {
-    lost_ = true;
-    const std::shared_ptr<HttpConnection> connection = std::move(connection_);
-    // Not from within the call that found out: the handler may be in the middle of a Write.
-    if (closed_) Post(std::exchange(closed_, nullptr));
-  }
-
- private:
-  asio::any_io_executor strand_;
-  std::shared_ptr<HttpConnection>
-      connection_;  // null once the answer is finished or the client lost
-  std::function<void()> closed_;
-  bool streaming_ = false;
-  bool lost_ = false;
-};
 
 HttpConnection::HttpConnection(Socket socket, asio::ssl::context* tls,
                                const HttpServerOptions& options, HttpHandler& handler,
@@ -179,7 +94,7 @@ void HttpConnection::Read() {
   if (reading_ || end_of_input_ || phase_ == Phase::kClosed) return;
   if (phase_ == Phase::kResponding && input_.size() >= kPipelineBytes) return;
   reading_ = true;
-  const auto buffer = input_.prepare(kReadBytes);
+  const auto buffer = asio::buffer(read_);
   auto done = [self = shared_from_this()](ErrorCode error, size_t bytes) {
     self->OnRead(error, bytes);
   };
@@ -200,13 +115,12 @@ void HttpConnection::OnRead(ErrorCode error, size_t bytes) {
     if (phase_ != Phase::kResponding || !answer_finished_) Close();
     return;
   }
-  input_.commit(bytes);
   if (phase_ == Phase::kLingering) {
     lingered_ += bytes;
-    input_.consume(input_.size());
     if (lingered_ > kLingerBytes) return Close();
     return Read();
   }
+  input_.commit(asio::buffer_copy(input_.prepare(bytes), asio::buffer(read_, bytes)));
   if (phase_ != Phase::kResponding) Process();
   Read();
 }
@@ -291,13 +205,7 @@ void HttpConnection::Dispatch() {
   answer_finished_ = false;
   exchange_ = std::make_shared<Exchange>(shared_from_this());
   const std::shared_ptr<Exchange> exchange = exchange_;
-  try {
-    handler_.OnRequest(std::move(request), exchange);
-  } catch (const std::exception& e) {
-    // A third party's exception, out of memory included. The handler has not answered, or is half
-    // way through it.
-    if (exchange_ == exchange && !answer_finished_) Close();
-  }
+  exchange->Call([&] { handler_.OnRequest(std::move(request), exchange); });
 }
 
 void HttpConnection::FailRequest(int status, const std::string& message) {
@@ -451,50 +359,6 @@ void HttpConnection::Close() {
   socket_.close(ignored);
   set_.Remove(this);
   if (const std::shared_ptr<Exchange> exchange = std::move(exchange_)) exchange->Lose();
-}
-
-// --- The set of connections
-// -------------------------------------------------------------------------------------------
-
-bool HttpConnectionSet::Add(const std::shared_ptr<HttpConnection>& connection, size_t limit) {
-  absl::MutexLock lock(&mutex_);
-  if (closed_ || connections_.size() >= limit) return false;
-  connections_.emplace(connection.get(), connection);
-  return true;
-}
-
-void HttpConnectionSet::Remove(HttpConnection* connection) {
-  absl::MutexLock lock(&mutex_);
-  connections_.erase(connection);
-}
-
-std::vector<std::shared_ptr<HttpConnection>> HttpConnectionSet::All() const {
-  std::vector<std::shared_ptr<HttpConnection>> all;
-  absl::MutexLock lock(&mutex_);
-  for (const auto& [pointer, weak] : connections_) {
-    if (auto connection = weak.lock()) all.push_back(std::move(connection));
-  }
-  return all;
-}
-
-size_t HttpConnectionSet::size() const {
-  absl::MutexLock lock(&mutex_);
-  return connections_.size();
-}
-
-bool HttpConnectionSet::WaitEmpty(absl::Time deadline) const {
-  absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithDeadline(
-      absl::Condition(
-          +[](const HttpConnectionSet* set)
-               ABSL_NO_THREAD_SAFETY_ANALYSIS { return set->connections_.empty(); },
-          this),
-      deadline);
-}
-
-void HttpConnectionSet::Close() {
-  absl::MutexLock lock(&mutex_);
-  closed_ = true;
 }
 
 }  // namespace shoal

@@ -3,6 +3,7 @@
 // time, writes answers. Everything runs on the connection's strand.
 #pragma once
 
+#include <array>
 #include <boost/asio.hpp>
 #include <boost/asio/ssl.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
@@ -11,38 +12,12 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "coordinator/api/http_connection_set_internal.h"
 #include "coordinator/api/http_server.h"
 
 namespace shoal {
-
-class HttpConnection;
-
-// The connections of a server. Thread-safe.
-class HttpConnectionSet {
- public:
-  // False: the server holds `limit` connections already, or is closing.
-  bool Add(const std::shared_ptr<HttpConnection>& connection, size_t limit);
-  void Remove(HttpConnection* connection);
-  std::vector<std::shared_ptr<HttpConnection>> All() const;
-  size_t size() const;
-  // Blocks until none is left or the deadline has passed; false in the latter case.
-  bool WaitEmpty(absl::Time deadline) const;
-  // No connection is added from now on.
-  void Close();
-
- private:
-  mutable absl::Mutex mutex_;
-  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
-  // Weak: the pending operations of a connection own it.
-  absl::flat_hash_map<HttpConnection*, std::weak_ptr<HttpConnection>> connections_
-      ABSL_GUARDED_BY(mutex_);
-};
 
 class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
  public:
@@ -106,6 +81,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   Phase phase_ = Phase::kHandshake;
   bool draining_ = false;
+  // A pending read's own: what is buffered for parsing moves as it is consumed.
+  std::array<char, 16 << 10> read_;
   boost::beast::flat_buffer input_;
   bool reading_ = false;
   bool end_of_input_ = false;

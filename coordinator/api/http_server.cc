@@ -75,7 +75,7 @@ absl::StatusOr<std::unique_ptr<asio::ssl::context>> MakeTls(const HttpServerOpti
   ErrorCode error;
   tls->set_options(asio::ssl::context::default_workarounds | asio::ssl::context::no_sslv2 |
                        asio::ssl::context::no_sslv3 | asio::ssl::context::no_tlsv1 |
-                       asio::ssl::context::no_tlsv1_1,
+                       asio::ssl::context::no_tlsv1_1 | SSL_OP_NO_RENEGOTIATION,
                    error);
   // An encrypted key must be an error, not a question on somebody's terminal.
   tls->set_password_callback([](size_t, asio::ssl::context::password_purpose) { return ""; },
@@ -134,7 +134,7 @@ class Server : public HttpServer {
       running_.fetch_add(1);
       threads_.emplace_back([this, i] {
         pthread_setname_np(pthread_self(), absl::StrCat("http-", i).c_str());
-        context_.run();
+        Serve();
         running_.fetch_sub(1);
       });
     }
@@ -172,6 +172,19 @@ class Server : public HttpServer {
   }
 
  private:
+  // What a connection's own work throws (out of memory) ends that connection: nothing owns it any
+  // more. The others go on.
+  void Serve() {
+    while (true) {
+      try {
+        context_.run();
+        return;
+      } catch (const std::exception&) {
+        continue;
+      }
+    }
+  }
+
   void Accept() {
     if (!acceptor_.is_open()) return;
     acceptor_.async_accept(asio::make_strand(context_),

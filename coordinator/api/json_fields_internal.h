@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reading the fields of a JSON object that a client sent: types and ranges checked, unknown fields found, every error
-// naming its field.
+// Reading the fields of a JSON object that a client sent: types and ranges checked, unknown fields
+// found, every error naming its field.
 #pragma once
 
 #include <cstdint>
@@ -16,15 +16,15 @@
 
 namespace shoal {
 
-// Parses a body that must be one JSON object. InvalidArgument for anything else: malformed JSON or UTF-8 (with the
-// place), nesting deeper than 100 levels.
+// Parses a body that must be one JSON object. InvalidArgument for anything else: malformed JSON or
+// UTF-8 (with the place), nesting deeper than 100 levels.
 absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view body);
 
 // A short, printable form of a value for error messages.
 std::string Shown(const nlohmann::json& value);
 
-// Reads fields by name. `null` counts as absent, which leaves the output as it is. The first error sticks, and further
-// calls change nothing.
+// Reads fields by name. `null` counts as absent, which leaves the output as it is. The first error
+// sticks, and further calls change nothing.
 class JsonFields {
  public:
   explicit JsonFields(const nlohmann::json& object) : object_(object) {}

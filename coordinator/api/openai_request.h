@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -61,13 +62,5 @@ struct ApiModel {
 // tools would be a promise we cannot keep), functions, skip_special_tokens (true).
 absl::StatusOr<ApiRequest> ParseCompletionRequest(absl::string_view body, const ApiModel& model);
 absl::StatusOr<ApiRequest> ParseChatRequest(absl::string_view body, const ApiModel& model);
-
-// POST /tokenize {"prompt": text, "add_special_tokens": true, "plain": false} or {"messages": ...}
-// as in a chat request. Returns {"count", "max_model_len", "tokens"}, as vLLM does.
-absl::StatusOr<std::string> Tokenize(absl::string_view body, const ApiModel& model);
-
-// POST /detokenize {"tokens": [ids]}. Returns {"prompt": text}. Undoes /tokenize: a leading begin
-// of sentence is left out, unless "add_special_tokens" is false.
-absl::StatusOr<std::string> Detokenize(absl::string_view body, const ApiModel& model);
 
 }  // namespace shoal

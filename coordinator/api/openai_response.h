@@ -15,8 +15,8 @@ namespace shoal {
 // What all chunks of an answer share.
 struct ResponseHead {
   bool chat = false;
-  std::string id;         // "cmpl-..." or "chatcmpl-..."
-  int64_t created = 0;    // Unix seconds
+  std::string id;       // "cmpl-..." or "chatcmpl-..."
+  int64_t created = 0;  // Unix seconds
   std::string model;
   bool logprobs = false;  // were asked for
   bool usage = false;     // streamed: the last chunk has the usage, the others say null

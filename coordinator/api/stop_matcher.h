@@ -10,15 +10,17 @@
 
 namespace shoal {
 
-// The first stop string to be complete wins; of several complete at the same byte, the longest. So the result does not
-// depend on where the text was cut into pieces. Works on bytes: a UTF-8 stop string matches at any split of its code
-// points, and the text given out is cut only where a stop string begins. Not thread-safe; one per stream.
+// The first stop string to be complete wins; of several complete at the same byte, the longest. So
+// the result does not depend on where the text was cut into pieces. Works on bytes: a UTF-8 stop
+// string matches at any split of its code points, and the text given out is cut only where a stop
+// string begins. Not thread-safe; one per stream.
 class StopMatcher {
  public:
   // Empty strings are ignored.
   explicit StopMatcher(const std::vector<std::string>& stop);
 
-  // Appends `text` and returns what may be shown now. After a match: the text before the stop string, then nothing.
+  // Appends `text` and returns what may be shown now. After a match: the text before the stop
+  // string, then nothing.
   std::string Push(absl::string_view text);
   // The stream is over: what was held back is text after all.
   std::string Flush();

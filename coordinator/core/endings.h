@@ -19,8 +19,8 @@ Emit BeginEmission(Sequence& sequence);
 // is gone, and references to either with it.
 void EndChoice(ServingState& state, Sequence& sequence, absl::Time now);
 
-// Ends all choices that are left: kCancelled, or kError with `why`. A request of which nothing was said is
-// Rejected instead if `why` is not OK. It is gone afterwards.
+// Ends all choices that are left: kCancelled, or kError with `why`. A request of which nothing was
+// said is Rejected instead if `why` is not OK. It is gone afterwards.
 void EndRequest(ServingState& state, RequestId id, const absl::Status& why, absl::Time now,
                 std::vector<Command>& commands);
 

@@ -119,7 +119,8 @@ struct WorkerJoined {
   // A returning worker hopes for the rank whose experts it still has; it gets another one, or waits as
   // a standby, if that one is taken.
   std::optional<RankId> wanted_rank;
-  bool rank_fixed = false;  // by the transport (MPI): this rank or none. Taken: evicted
+  bool rank_fixed = false;      // by the transport (MPI): this rank or none. Taken: evicted
+  Epoch last_epoch = Epoch(0);  // the latest it took part in, under whichever coordinator; the next one announced is later
 };
 // It has loaded its experts and connected its exchange, with all members, for the epoch it was assigned. Other epochs
 // than the present one are ignored.

@@ -34,6 +34,7 @@ void Membership::Joined(const WorkerJoined& event, absl::Time now, std::vector<C
     commands.push_back(EvictWorker{event.worker, std::move(added)});
     return;
   }
+  last_epoch_ = std::max(last_epoch_, event.last_epoch);
   Follow(now, commands);
 }
 
@@ -222,7 +223,8 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
     placement = std::make_shared<const ExpertPlacement>(*std::move(left));
   }
   paused_.clear();
-  if (epoch_ == Epoch()) epoch_ = epoch_.Next();
+  // Also under a coordinator that is younger than its workers, epochs only grow.
+  if (epoch_ <= last_epoch_) epoch_ = last_epoch_.Next();
   announced_ = true;
   for (const std::optional<WorkerId>& worker : members) {
     if (!worker.has_value()) continue;

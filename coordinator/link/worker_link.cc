@@ -26,6 +26,7 @@ namespace shoal {
 namespace {
 
 constexpr int kProtocolVersion = 1;
+constexpr int64_t kLargestEpoch = int64_t{1} << 62;  // far from overflow, farther than any cluster
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -196,6 +197,10 @@ absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
     return absl::FailedPreconditionError(absl::StrCat(
         "worker refused: it has ", hello.cache_blocks(), " cache blocks, want at least 1"));
   }
+  if (hello.last_epoch() < 0 || hello.last_epoch() > kLargestEpoch) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker refused: its last epoch is ", hello.last_epoch()));
+  }
   return absl::OkStatus();
 }
 
@@ -236,6 +241,7 @@ absl::Status WorkerLink::Server::OnHello(WorkerSession& session, const proto::He
   joined.host = identity.host;
   joined.pid = identity.pid;
   joined.cache_blocks = hello.cache_blocks();
+  joined.last_epoch = Epoch(hello.last_epoch());
   if (hello.has_wanted_rank()) joined.wanted_rank = RankId(hello.wanted_rank());
   joined.rank_fixed = hello.rank_fixed();
   if (options_.on_joined) options_.on_joined(identity);

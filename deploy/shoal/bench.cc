@@ -9,9 +9,8 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
-#include <string>
-
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -73,14 +72,14 @@ absl::Status Bench(const BenchOptions& options) {
   }
   const int64_t longest = int64_t{options.context} + std::max(options.prompt, options.decode);
   if (longest > config.max_position_embeddings) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "context and prompt or decode: want at most ", config.max_position_embeddings,
-        " positions (max_position_embeddings), found ", longest));
+    return absl::InvalidArgumentError(
+        absl::StrCat("context and prompt or decode: want at most ", config.max_position_embeddings,
+                     " positions (max_position_embeddings), found ", longest));
   }
   if (options.batch > options.chunk * options.workers) {
-    return absl::InvalidArgumentError(absl::StrCat("batch: want at most chunk * workers = ",
-                                                   options.chunk * options.workers, ", found ",
-                                                   options.batch));
+    return absl::InvalidArgumentError(
+        absl::StrCat("batch: want at most chunk * workers = ", options.chunk * options.workers,
+                     ", found ", options.batch));
   }
   // Forks: before anything starts a thread.
   SHOAL_ASSIGN_OR_RETURN(const auto unit, BenchUnit::Create(options, config));
@@ -106,9 +105,8 @@ absl::Status Bench(const BenchOptions& options) {
     SHOAL_ASSIGN_OR_RETURN(const Measured prefill,
                            Measure(*unit, BenchPhase::kPrefill, options.repeat, *limits));
     // Products with weights only; the head is needed once per prompt and not counted.
-    const double flops =
-        2.0 * static_cast<double>(cost.active_parameters -
-                                  int64_t{config.vocab_size} * config.hidden_size);
+    const double flops = 2.0 * static_cast<double>(cost.active_parameters -
+                                                   int64_t{config.vocab_size} * config.hidden_size);
     const double rate = static_cast<double>(options.batch) * options.prompt / prefill.seconds;
     result["prefill_tokens_per_s"] = rate;
     result["prefill_flops_per_token"] = flops;

@@ -98,9 +98,8 @@ absl::StatusOr<std::unique_ptr<BenchRank>> BenchRank::Load(const BenchOptions& o
   for (int i = 0; i < self->sequences_ * blocks; ++i) {
     self->block_tables_[i / blocks].emplace_back(i);
   }
-  SHOAL_ASSIGN_OR_RETURN(
-      const ExpertPlacement placement,
-      ExpertPlacement::Contiguous(options.workers, config.RoutedExperts()));
+  SHOAL_ASSIGN_OR_RETURN(const ExpertPlacement placement,
+                         ExpertPlacement::Contiguous(options.workers, config.RoutedExperts()));
   ModelOptions model;
   model.rank = RankId(rank);
   model.max_batch_rows = options.chunk;
@@ -151,8 +150,8 @@ absl::Status BenchRank::Prefill(int begin, int count) {
       const auto offset = static_cast<int32_t>(done % count);
       const int32_t taken = std::min(options_.chunk - rows, count - offset);
       if (sequence < sequences_) {
-        batch.sequences.push_back(
-            {static_cast<int32_t>(batch.tokens.size()), taken, begin + offset, block_tables_[sequence]});
+        batch.sequences.push_back({static_cast<int32_t>(batch.tokens.size()), taken, begin + offset,
+                                   block_tables_[sequence]});
         batch.tokens.resize(batch.tokens.size() + taken);
         // A prompt's logits are wanted for its last token only.
         if (offset + taken == count) {
@@ -239,8 +238,7 @@ absl::Status BenchUnit::Start(const ModelConfig& config) {
     SHOAL_ASSIGN_OR_RETURN(
         exchange, fabric_->Connect(Epoch(1), RankId(0), endpoints, absl::Now() + kConnectTimeout));
   }
-  SHOAL_ASSIGN_OR_RETURN(
-      rank_, BenchRank::Load(options_, config, 0, std::move(kernels), exchange));
+  SHOAL_ASSIGN_OR_RETURN(rank_, BenchRank::Load(options_, config, 0, std::move(kernels), exchange));
   for (size_t i = 0; i < peers_.size(); ++i) {
     SHOAL_RETURN_IF_ERROR(ReceiveDone(peers_[i].socket, static_cast<int>(i) + 1));
   }
@@ -258,11 +256,10 @@ int BenchUnit::Serve(const BenchOptions& options, const ModelConfig& config, int
     for (int i = 0; i < options.workers; ++i) {
       SHOAL_ASSIGN_OR_RETURN(endpoints.emplace_back(), Receive(socket));
     }
-    SHOAL_ASSIGN_OR_RETURN(
-        Exchange * exchange,
-        fabric->Connect(Epoch(1), RankId(rank), endpoints, absl::Now() + kConnectTimeout));
-    SHOAL_ASSIGN_OR_RETURN(
-        self, BenchRank::Load(options, config, rank, std::move(kernels), exchange));
+    SHOAL_ASSIGN_OR_RETURN(Exchange * exchange, fabric->Connect(Epoch(1), RankId(rank), endpoints,
+                                                                absl::Now() + kConnectTimeout));
+    SHOAL_ASSIGN_OR_RETURN(self,
+                           BenchRank::Load(options, config, rank, std::move(kernels), exchange));
     return absl::OkStatus();
   };
   absl::Status status = start();

@@ -13,6 +13,7 @@ namespace shoal {
 
 void AddBenchCommand(CLI::App& app, int& exit_code);
 void AddCoordinatorCommand(CLI::App& app, int& exit_code);
+void AddGuardCommand(CLI::App& app, int& exit_code);
 void AddInspectCommand(CLI::App& app, int& exit_code);
 void AddRunCommand(CLI::App& app, int& exit_code);
 void AddScoreCommand(CLI::App& app, int& exit_code);

@@ -167,6 +167,10 @@ absl::Status ValidateConfig(const ShoalConfig& config, ConfigCommand command) {
     }
   }
   if (command != kCoordinator && config.transport == "grpc") {
+    SHOAL_ASSIGN_OR_RETURN(const HostPort exchange, ParseHostPort(config.exchange_listen));
+    if (command == kServe && config.workers > 1 && exchange.port != 0) {
+      return Bad("exchange-listen", "port 0 for several workers", config.exchange_listen);
+    }
     SHOAL_RETURN_IF_ERROR(CheckExposure("exchange-listen", config.exchange_listen, cluster_tls,
                                         kClusterCure, config.insecure));
   }
@@ -211,6 +215,7 @@ absl::Status ApplyYaml(const std::string& yaml, ConfigCommand command, ShoalConf
 
 std::string ConfigToYaml(const ShoalConfig& config, ConfigCommand command) {
   YAML::Emitter out;
+  out.SetDoublePrecision(6);
   out << YAML::BeginMap;
   for (const ConfigField& field : ConfigFields()) {
     if ((field.commands & command) == 0 || field.group[0] == '\0') continue;

@@ -38,15 +38,18 @@ class Head::LoadProgress {
   std::map<WorkerId, std::pair<int64_t, int64_t>> workers_ ABSL_GUARDED_BY(mutex_);
 };
 
-Head::Head(const ShoalConfig& config, const ServedModel& model)
-    : config_(config), model_(model), progress_(std::make_unique<LoadProgress>()) {}
+Head::Head(const ShoalConfig& config, const ServedModel& model, HeadObservers observers)
+    : config_(config),
+      model_(model),
+      observers_(std::move(observers)),
+      progress_(std::make_unique<LoadProgress>()) {}
 
 Head::~Head() { Stop(absl::Now()); }
 
 absl::StatusOr<std::unique_ptr<Head>> Head::Create(const ShoalConfig& config,
                                                    const ServedModel& model,
                                                    HeadObservers observers) {
-  std::unique_ptr<Head> head(new Head(config, model));
+  std::unique_ptr<Head> head(new Head(config, model, std::move(observers)));
   CoordinatorOptions options;
   options.core.workers = config.workers;
   options.core.n_routed_experts = model.config.RoutedExperts();
@@ -74,8 +77,9 @@ absl::StatusOr<std::unique_ptr<Head>> Head::Create(const ShoalConfig& config,
                                                                 int64_t done, int64_t total) {
     progress->Add(worker.worker, done, total);
   };
-  options.link.on_failure = std::move(observers.on_failure);
-  options.link.on_evicted = std::move(observers.on_evicted);
+  options.link.on_failure = head->observers_.on_failure;
+  options.link.on_evicted = head->observers_.on_evicted;
+  options.link.on_joined = head->observers_.on_joined;
   SHOAL_ASSIGN_OR_RETURN(head->coordinator_, Coordinator::Create(std::move(options)));
 
   ApiOptions api;
@@ -118,7 +122,11 @@ absl::Status Head::Run(StopSignal& stop, const std::function<void()>& serving) {
   std::printf("listening on %s\n", api_->address().c_str());
   std::fflush(stdout);
   spdlog::info("serving {} with {} workers at {}", model_.name, config_.workers, api_->address());
-  SHOAL_RETURN_IF_ERROR(stop.Wait(absl::InfiniteFuture()).status());
+  while (true) {
+    SHOAL_ASSIGN_OR_RETURN(const bool stopped, stop.Wait(absl::Now() + absl::Seconds(1)));
+    if (stopped) break;
+    if (observers_.on_snapshot) observers_.on_snapshot(coordinator_->Snapshot());
+  }
   spdlog::info("draining: running requests have {} s", config_.drain_timeout_s);
   const absl::Time deadline = absl::Now() + absl::Seconds(config_.drain_timeout_s);
   coordinator_->Post(DrainStarted{});

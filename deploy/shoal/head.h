@@ -21,6 +21,8 @@ namespace shoal {
 struct HeadObservers {
   std::function<void(const WorkerIdentity&, const absl::Status&)> on_failure;
   std::function<void(const WorkerIdentity&, const absl::Status&)> on_evicted;
+  std::function<void(const WorkerIdentity&)> on_joined;
+  std::function<void(const ClusterSnapshot&)> on_snapshot;  // every second, in Run's thread
 };
 
 class Head {
@@ -40,11 +42,12 @@ class Head {
 
  private:
   class LoadProgress;
-  Head(const ShoalConfig& config, const ServedModel& model);
+  Head(const ShoalConfig& config, const ServedModel& model, HeadObservers observers);
   absl::StatusOr<bool> WaitUntilServing(StopSignal& stop);
 
   const ShoalConfig config_;
   const ServedModel& model_;
+  const HeadObservers observers_;
   std::unique_ptr<LoadProgress> progress_;
   std::unique_ptr<Coordinator> coordinator_;
   std::unique_ptr<ApiServer> api_;

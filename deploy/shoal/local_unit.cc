@@ -64,7 +64,8 @@ absl::Status LocalUnit::OpenFabrics(const ModelConfig& config, const LocalUnitOp
       options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
   FabricOptions fabric_options;
   fabric_options.transport = options.transport;
-  fabric_options.cluster = UniqueCluster();
+  // The processes of an MPI job have nothing in common but the job.
+  fabric_options.cluster = mpi ? "mpi" : UniqueCluster();
   ranks_.resize(locals);
   std::vector<std::string> endpoints(options.workers);
   for (int i = 0; i < locals; ++i) {
@@ -86,6 +87,9 @@ absl::Status LocalUnit::OpenFabrics(const ModelConfig& config, const LocalUnitOp
           absl::StrCat("mpirun: want ", options.workers, " processes, found rank ", id));
     }
     local_ranks_.push_back(RankId(id));
+    if (mpi) {
+      for (int r = 0; r < options.workers; ++r) endpoints[r] = rank.fabric->EndpointOf(RankId(r));
+    }
     endpoints[id] = rank.fabric->endpoint();
   }
   const absl::Time deadline = absl::Now() + options.timeout;

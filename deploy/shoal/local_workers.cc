@@ -4,13 +4,14 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <random>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "deploy/shoal/config_fields.h"
+#include "deploy/shoal/mpirun.h"
 #include "deploy/shoal/worker_options.h"
 #include "engine/base/status_macros.h"
 #include "spdlog/spdlog.h"
@@ -20,21 +21,13 @@ namespace {
 
 // Deaths by signal before the cluster has served for the first time that are taken for accidents.
 constexpr int kMaxEarlyCrashes = 3;
+// A worker that is not heard any more may only stand still: loading its weights anew takes longer
+// than waiting a little.
+constexpr absl::Duration kTimeToReturn = absl::Seconds(10);
 
 std::string UniqueClusterName() {
   std::random_device random;
   return absl::StrFormat("serve-%d-%08x", getpid(), random());
-}
-
-// This program's file; another name for it if the file was replaced since (its workers would be of
-// another build).
-std::string OwnPath() {
-  char path[4096];
-  const ssize_t size = readlink("/proc/self/exe", path, sizeof(path));
-  const absl::string_view name(path, size > 0 ? size : 0);
-  if (name.empty() || absl::EndsWith(name, " (deleted)"))
-    return absl::StrCat("/proc/", getpid(), "/exe");
-  return std::string(name);
 }
 
 }  // namespace
@@ -52,17 +45,10 @@ std::vector<std::string> LocalWorkers::WorkerCommand(const std::string& coordina
   worker.exit_with_parent = config_.transport == "mpi";
   std::vector<std::string> command;
   if (config_.transport == "mpi") {
-    // More ranks than cores is fine: waiting ranks yield. Threads are ours to place.
-    command = {"mpirun",
-               "--allow-run-as-root",
-               "--oversubscribe",
-               "--bind-to",
-               "none",
-               "--mca",
-               "mpi_yield_when_idle",
-               "1",
-               "-n",
-               absl::StrCat(config_.workers)};
+    command = {OwnPath(), "guard"};
+    for (std::string& word : MpirunCommand(config_.workers, config_.holders > 1)) {
+      command.push_back(std::move(word));
+    }
   }
   command.insert(command.end(), {OwnPath(), "worker"});
   for (std::string& flag : ConfigToFlags(worker, kWorker)) command.push_back(std::move(flag));
@@ -80,7 +66,6 @@ absl::Status LocalWorkers::Start(const std::string& coordinator) {
   child.argv = WorkerCommand(coordinator);
   if (mpi) {
     child.name = "mpirun";
-    child.parent_death_signal = SIGTERM;  // it takes its ranks and its files with it
     options.children.push_back(std::move(child));
   } else {
     for (int i = 0; i < config_.workers; ++i) {
@@ -136,15 +121,36 @@ void LocalWorkers::OnFailure(const WorkerIdentity& worker, const absl::Status& w
   }
 }
 
-void LocalWorkers::OnEvicted(const WorkerIdentity& worker) {
+void LocalWorkers::OnEvicted(const WorkerIdentity& worker, const absl::Status& why) {
+  spdlog::warn("worker {} was evicted: {}", worker.pid, std::string(why.message()));
+  const bool may_return = absl::IsUnavailable(why) || absl::IsDeadlineExceeded(why);
   absl::MutexLock lock(&mutex_);
   if (killer_ == nullptr) return;
-  spdlog::warn("worker {} was evicted; ending it", worker.pid);
-  if (config_.transport == "mpi") {
-    killer_->Signal(0, SIGTERM);  // mpirun ends all its ranks
-  } else {
-    killer_->Kill(static_cast<pid_t>(worker.pid));
+  const absl::Time when = may_return ? absl::Now() + kTimeToReturn : absl::Now();
+  killer_->KillAt(static_cast<pid_t>(worker.pid), when);
+}
+
+void LocalWorkers::OnJoined(const WorkerIdentity& worker) {
+  absl::MutexLock lock(&mutex_);
+  if (killer_ == nullptr) return;
+  killer_->KillAt(static_cast<pid_t>(worker.pid), absl::InfiniteFuture());
+}
+
+void LocalWorkers::OnSnapshot(const ClusterSnapshot& snapshot) {
+  if (config_.transport != "mpi" || !has_served_) return;
+  const bool idle = snapshot.requests_running == 0 && snapshot.requests_waiting == 0;
+  const bool whole = std::all_of(
+      snapshot.workers.begin(), snapshot.workers.end(),
+      [](const WorkerSnapshot& worker) { return worker.state != "gone"; });
+  if (snapshot.serving && (whole || !idle)) {
+    job_broken_since_ = absl::InfiniteFuture();
+    return;
   }
+  job_broken_since_ = std::min(job_broken_since_, absl::Now());
+  if (absl::Now() - job_broken_since_ < kTimeToReturn) return;
+  job_broken_since_ = absl::InfiniteFuture();
+  spdlog::warn("the MPI job has lost ranks that cannot be replaced; starting it again");
+  supervisor_->Signal(0, SIGTERM);
 }
 
 void LocalWorkers::StopRestarting() {

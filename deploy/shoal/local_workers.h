@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The workers of a local cluster: child processes under a supervisor, ranks under one mpirun, or
-// threads.
+// threads. A process that dies is started again. Of an MPI job the others go on; a new process cannot
+// take the dead one's place, so the job is started again when its loss is felt (requests wait) or
+// nobody would notice (there are none).
 #pragma once
 
 #include <atomic>
@@ -14,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "coordinator/core/core.h"
 #include "coordinator/link/worker_link.h"
 #include "deploy/shoal/config.h"
 #include "deploy/shoal/served_model.h"
@@ -37,7 +40,11 @@ class LocalWorkers {
 
   // Observers of the link, from its threads.
   void OnFailure(const WorkerIdentity& worker, const absl::Status& why);
-  void OnEvicted(const WorkerIdentity& worker);
+  // Who is silent may come back by itself, with its weights, and is given some time for it.
+  void OnEvicted(const WorkerIdentity& worker, const absl::Status& why);
+  void OnJoined(const WorkerIdentity& worker);
+  // Every second or so, in one thread.
+  void OnSnapshot(const ClusterSnapshot& snapshot);
 
   void StopRestarting();
   // Returns when all are gone, by force when `grace` has passed (threads: when they are done).
@@ -53,6 +60,7 @@ class LocalWorkers {
   StopSignal& stop_;
   std::atomic<bool> has_served_ = false;
   int early_crashes_ = 0;  // the supervisor's thread's own
+  absl::Time job_broken_since_ = absl::InfiniteFuture();  // OnSnapshot's own
   std::unique_ptr<Supervisor> supervisor_;
   absl::Mutex mutex_;
   Supervisor* killer_ ABSL_GUARDED_BY(mutex_) = nullptr;  // supervisor_, once it runs

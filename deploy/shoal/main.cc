@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // shoal: one program with subcommands. This folder is the only one that knows every concrete class.
+#include <cstdio>
+
+#include "absl/synchronization/mutex.h"
 #include "deploy/shoal/commands.h"
 
 int main(int argc, char** argv) {
+  // Debian builds Abseil with its deadlock detector on, which makes every lock four times as long and
+  // all of them meet at one spin lock. The tests keep it.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   CLI::App app{"Shoal serves Mixture-of-Experts models on clusters, exactly."};
   app.set_version_flag("--version", SHOAL_VERSION);
   app.require_subcommand(1);
@@ -11,6 +17,7 @@ int main(int argc, char** argv) {
   shoal::AddCoordinatorCommand(app, exit_code);
   shoal::AddWorkerCommand(app, exit_code);
   shoal::AddStatusCommand(app, exit_code);
+  shoal::AddGuardCommand(app, exit_code);
   shoal::AddInspectCommand(app, exit_code);
   shoal::AddRunCommand(app, exit_code);
   shoal::AddScoreCommand(app, exit_code);
@@ -19,6 +26,11 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
+    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
+      std::fprintf(stderr, "shoal: no such subcommand: '%s'\nRun with --help for a list.\n",
+                   argv[1]);
+      return 2;
+    }
     const int code = app.exit(error);
     return code == 0 ? 0 : 2;
   }

@@ -11,6 +11,7 @@
 #include "deploy/shoal/commands.h"
 #include "deploy/shoal/local_memory.h"
 #include "deploy/shoal/local_unit.h"
+#include "deploy/shoal/mpirun.h"
 #include "deploy/shoal/score_plan.h"
 #include "engine/base/status_macros.h"
 #include "engine/config/json_internal.h"
@@ -186,6 +187,8 @@ absl::Status Score(const ScoreOptions& options) {
   SHOAL_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(options.model));
   SHOAL_ASSIGN_OR_RETURN(const Prompts prompts, ParsePrompts(options.tokens, config));
   SHOAL_ASSIGN_OR_RETURN(const ExpertPlacement placement, ReadPlacement(options, config));
+  // Checked so far by one process, so that a mistake is said once.
+  if (options.transport == "mpi" && !IsMpiRank()) return BecomeMpirun(options.workers);
   const ScorePlan plan = MakePlan(options, config, prompts);
 
   LocalUnitOptions unit_options;

@@ -64,9 +64,11 @@ absl::Status Serve(ShoalConfig config) {
   observers.on_failure = [&](const WorkerIdentity& worker, const absl::Status& why) {
     workers.OnFailure(worker, why);
   };
-  observers.on_evicted = [&](const WorkerIdentity& worker, const absl::Status&) {
-    workers.OnEvicted(worker);
+  observers.on_evicted = [&](const WorkerIdentity& worker, const absl::Status& why) {
+    workers.OnEvicted(worker, why);
   };
+  observers.on_joined = [&](const WorkerIdentity& worker) { workers.OnJoined(worker); };
+  observers.on_snapshot = [&](const ClusterSnapshot& snapshot) { workers.OnSnapshot(snapshot); };
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Head> head,
                          Head::Create(config, model, std::move(observers)));
   absl::Status status = workers.Start(head->cluster_address());

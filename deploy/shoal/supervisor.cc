@@ -26,11 +26,10 @@ namespace {
 
 // The child's side of fork: only calls that are safe there, since other threads may have held any
 // lock.
-[[noreturn]] void BecomeChild(const ChildSpec& spec, char* const* argv, char** environment,
-                              pid_t parent) {
+[[noreturn]] void BecomeChild(char* const* argv, char** environment, pid_t parent) {
   // The kernel tells us when the parent's thread ends, which is why one thread starts all children
   // and outlives them.
-  prctl(PR_SET_PDEATHSIG, spec.parent_death_signal);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(125);  // it died before we asked
   setpgid(0, 0);                        // Ctrl-C at a terminal is the parent's to handle
   sigset_t none;
@@ -44,7 +43,7 @@ namespace {
   syscall(SYS_close_range, 3u, ~0u, 0u);
   environ = environment;
   execvp(argv[0], argv);
-  const char* text = std::strerror(errno);
+  const char* text = strerrordesc_np(errno);
   const char colon[] = ": ";
   (void)!write(STDERR_FILENO, argv[0], std::strlen(argv[0]));
   (void)!write(STDERR_FILENO, colon, sizeof(colon) - 1);
@@ -85,11 +84,12 @@ class Supervisor::Process {
     return start_status_;
   }
 
-  void Kill(pid_t pid) {
+  void KillAt(pid_t pid, absl::Time when) {
     absl::MutexLock lock(&mutex_);
-    for (const Child& child : children_) {
-      if (child.pid == pid && pid > 0) kill(-pid, SIGKILL);
+    for (Child& child : children_) {
+      if (child.pid == pid && pid > 0) child.kill_at = when;
     }
+    Wake();
   }
 
   void Signal(int child, int signal) {
@@ -132,6 +132,7 @@ class Supervisor::Process {
     int pidfd = -1;  // readable when it has ended
     absl::Time started;
     absl::Time restart_at = absl::InfiniteFuture();
+    absl::Time kill_at = absl::InfiniteFuture();
     absl::Duration backoff = absl::ZeroDuration();
   };
 
@@ -147,10 +148,10 @@ class Supervisor::Process {
     environment.insert(environment.end(), spec.environment.begin(), spec.environment.end());
     const std::vector<char*> argv = Pointers(spec.argv);
     std::vector<char*> env = Pointers(environment);
-    child.restart_at = absl::InfiniteFuture();
+    child.restart_at = child.kill_at = absl::InfiniteFuture();
     const pid_t parent = getpid();
     const pid_t pid = fork();
-    if (pid == 0) BecomeChild(spec, argv.data(), env.data(), parent);
+    if (pid == 0) BecomeChild(argv.data(), env.data(), parent);
     if (pid < 0)
       return absl::InternalError(
           absl::StrCat("cannot start ", spec.name, ": ", std::strerror(errno)));
@@ -232,8 +233,16 @@ void Supervisor::Process::Run() {
         if (restarting_ && child.pid == 0 && child.restart_at <= absl::Now() && !Spawn(i).ok()) {
           ScheduleRestart(i, absl::ZeroDuration());  // out of processes or files: later
         }
-        if (child.pid > 0) polled.push_back({child.pidfd, POLLIN, 0});
-        if (restarting_ && child.pid == 0) next = std::min(next, child.restart_at);
+        if (child.pid > 0 && child.kill_at <= absl::Now()) {
+          kill(-child.pid, SIGKILL);
+          child.kill_at = absl::InfiniteFuture();
+        }
+        if (child.pid > 0) {
+          polled.push_back({child.pidfd, POLLIN, 0});
+          next = std::min(next, child.kill_at);
+        } else if (restarting_) {
+          next = std::min(next, child.restart_at);
+        }
       }
       if (stopping_ && polled.size() == 1) return;
     }
@@ -270,7 +279,7 @@ absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Start(SupervisorOptions 
 Supervisor::Supervisor(std::unique_ptr<Process> process) : process_(std::move(process)) {}
 Supervisor::~Supervisor() { Stop(absl::ZeroDuration()); }
 
-void Supervisor::Kill(pid_t pid) { process_->Kill(pid); }
+void Supervisor::KillAt(pid_t pid, absl::Time when) { process_->KillAt(pid, when); }
 void Supervisor::Signal(int child, int signal) { process_->Signal(child, signal); }
 void Supervisor::StopRestarting() { process_->StopRestarting(); }
 void Supervisor::Stop(absl::Duration grace) { process_->Stop(grace); }

@@ -23,7 +23,6 @@ struct ChildSpec {
   std::string name;                      // "worker 2", for messages
   std::vector<std::string> argv;         // argv[0] is a path, or found in PATH
   std::vector<std::string> environment;  // "KEY=VALUE", beside this process's own
-  int parent_death_signal = SIGKILL;  // SIGTERM for launchers that must clean up after themselves
 };
 
 // How one life of a child ended.
@@ -57,9 +56,9 @@ class Supervisor {
   Supervisor(const Supervisor&) = delete;
   Supervisor& operator=(const Supervisor&) = delete;
 
-  // Ends the child with this pid at once, if it is one; it is then started again as after any
-  // death.
-  void Kill(pid_t pid);
+  // Ends the child with this pid, if it is one, at `when`, or at once if that has passed; it is then
+  // started again as after any death. A later call replaces the time; InfiniteFuture: not at all.
+  void KillAt(pid_t pid, absl::Time when);
   // Sends a signal to a child, by its index, if it runs.
   void Signal(int child, int signal);
   // Starts nothing again from now on.

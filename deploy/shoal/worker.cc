@@ -3,7 +3,6 @@
 // mpirun, too.
 #include "worker/worker.h"
 
-#include <malloc.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -29,13 +28,11 @@
 namespace shoal {
 namespace {
 
-absl::Status Work(ShoalConfig config) {
+// Sets `told` when an error it returns is one that the coordinator knows.
+absl::Status Work(ShoalConfig config, bool& told) {
   if (config.exit_with_parent) prctl(PR_SET_PDEATHSIG, SIGKILL);
   StopSignal stop;
   StartLogging(config.log_level);
-  // Messages of megabytes come and go: keep their memory instead of faulting it in anew each time.
-  mallopt(M_MMAP_THRESHOLD, 64 << 20);
-  mallopt(M_TRIM_THRESHOLD, 256 << 20);
   if (config.threads == 0) config.threads = UsableCores();
   if (config.cluster_name.empty()) {
     SHOAL_ASSIGN_OR_RETURN(const HostPort coordinator, ParseHostPort(config.coordinator));
@@ -75,6 +72,7 @@ absl::Status Work(ShoalConfig config) {
   alarm(5);
   worker.Stop();
   thread.join();
+  told = worker.coordinator_knows();
   return result;
 }
 
@@ -89,11 +87,11 @@ void AddWorkerCommand(CLI::App& app, int& exit_code) {
       exit_code = ReportStatus("worker", config.status());
       return;
     }
+    // `serve` says once what its workers told it.
     const bool supervised = config->supervised;
-    const absl::Status status = Work(*std::move(config));
-    // A refusal or a failed load reached the coordinator, and `serve` says it once for all workers.
-    const bool told = supervised && absl::IsFailedPrecondition(status);
-    exit_code = told ? 1 : ReportStatus("worker", status);
+    bool told = false;
+    const absl::Status status = Work(*std::move(config), told);
+    exit_code = supervised && told ? 1 : ReportStatus("worker", status);
   });
 }
 

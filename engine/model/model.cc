@@ -2,6 +2,8 @@
 #include "engine/model/model.h"
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -71,6 +73,39 @@ class DecoderModel final : public Model {
   std::function<void(int, TensorView)> observer_;
 };
 
+// Loads all layers, several at a time: packing weights takes longer than reading them.
+absl::StatusOr<std::vector<DecoderLayer>> LoadDecoderLayers(const LayerLoadContext& context,
+                                                            int threads) {
+  constexpr int kMostThreads = 8;
+  const int layers = static_cast<int>(context.config.layers.size());
+  if (threads == 0) {
+    threads = std::min(kMostThreads, static_cast<int>(std::thread::hardware_concurrency()));
+  }
+  std::vector<absl::StatusOr<DecoderLayer>> loaded(layers);
+  std::atomic<int> next{0};
+  std::atomic<bool> failed{false};
+  const auto load = [&] {
+    for (int i = next++; i < layers && !failed; i = next++) {
+      loaded[i] = DecoderLayer::Load(context, i);
+      if (!loaded[i].ok()) failed = true;
+    }
+  };
+  std::vector<std::thread> others;
+  for (int i = 1; i < std::min(threads, layers); ++i) others.emplace_back(load);
+  load();
+  for (std::thread& thread : others) thread.join();
+
+  std::vector<DecoderLayer> result;
+  if (failed) {
+    for (absl::StatusOr<DecoderLayer>& layer : loaded) {
+      // Layers that were never begun hold their default, Unknown.
+      if (!layer.ok() && !absl::IsUnknown(layer.status())) return layer.status();
+    }
+  }
+  for (absl::StatusOr<DecoderLayer>& layer : loaded) result.push_back(*std::move(layer));
+  return result;
+}
+
 absl::Status DecoderModel::LoadFrom(const std::string& directory) {
   SHOAL_RETURN_IF_ERROR(kernels_.Reserve(options_.max_batch_rows, config_));
   SHOAL_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(directory));
@@ -104,10 +139,7 @@ absl::Status DecoderModel::LoadLayers(WeightLoader& loader) {
                                     .max_rows = options_.max_batch_rows};
 
   SHOAL_ASSIGN_OR_RETURN(embed_tokens_, loader.Table("model.embed_tokens.weight"));
-  for (size_t i = 0; i < config_.layers.size(); ++i) {
-    SHOAL_ASSIGN_OR_RETURN(DecoderLayer layer, DecoderLayer::Load(context, static_cast<int>(i)));
-    layers_.push_back(std::move(layer));
-  }
+  SHOAL_ASSIGN_OR_RETURN(layers_, LoadDecoderLayers(context, options_.load_threads));
   SHOAL_ASSIGN_OR_RETURN(norm_, loader.Vector("model.norm.weight"));
   const char* head = config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
   SHOAL_ASSIGN_OR_RETURN(lm_head_, loader.Linear(head, LinearOptions()));

@@ -27,7 +27,8 @@ struct ModelOptions {
   int block_tokens = 64;          // tokens per cache block
   int64_t cache_blocks = 0;       // blocks in the pool
   bool fp8_activations = false;   // the official FP8 numerics instead of unquantised activations
-  // Called as tensors are loaded, with bytes so far and in all; from one thread.
+  int load_threads = 0;           // that bring weights in, layer by layer; 0: up to 8, as many as there are cores
+  // Called as tensors are loaded, with bytes so far and in all; from loading threads, never from two at once.
   std::function<void(int64_t done, int64_t total)> progress;
 };
 

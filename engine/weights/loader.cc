@@ -38,7 +38,10 @@ absl::StatusOr<std::unique_ptr<WeightLoader>> WeightLoader::Create(
     const Checkpoint& checkpoint, const ModelConfig& config, const ExpertPlacement& placement,
     RankId rank, Kernels& kernels, std::function<void(int64_t, int64_t)> progress) {
   std::unique_ptr<WeightLoader> loader(new WeightLoader(checkpoint, config, kernels));
-  loader->progress_ = std::move(progress);
+  {
+    absl::MutexLock lock(&loader->mutex_);
+    loader->progress_ = std::move(progress);
+  }
   for (TensorSpec& spec : CheckpointTensors(config)) {
     if (!IsOwned(spec, placement, rank)) continue;
     SHOAL_RETURN_IF_ERROR(loader->Check(spec));
@@ -100,8 +103,11 @@ WeightLoader::HostTensor WeightLoader::Read(const std::string& name) {
   const Checkpoint::Location* found = checkpoint_.Find(name);
   const TensorEntry& entry = *found->entry;
   const absl::Span<const std::byte> bytes = found->shard->Data(entry);
-  // Once: both halves of kv_b_proj look at the same bytes.
-  if (read_.insert(name).second) bytes_read_ += entry.bytes();
+  {
+    absl::MutexLock lock(&mutex_);
+    // Once: both halves of kv_b_proj look at the same bytes.
+    if (read_.insert(name).second) bytes_read_ += entry.bytes();
+  }
   HostTensor tensor;
   // Views of checkpoints are only read; TensorView has no const twin.
   std::byte* data = const_cast<std::byte*>(bytes.data());
@@ -127,10 +133,22 @@ WeightLoader::HostWeight WeightLoader::ReadWeight(const std::string& name) {
   return weight;
 }
 
-void WeightLoader::Done(const std::string& name) {
+void WeightLoader::Done(const std::string& name, size_t device_bytes) {
   const Checkpoint::Location* found = checkpoint_.Find(name);
   found->shard->DropPages(*found->entry);
+  absl::MutexLock lock(&mutex_);
+  weight_bytes_ += static_cast<int64_t>(device_bytes);
   if (progress_) progress_(bytes_read_, bytes_total_);
+}
+
+int64_t WeightLoader::bytes_read() const {
+  absl::MutexLock lock(&mutex_);
+  return bytes_read_;
+}
+
+int64_t WeightLoader::weight_bytes() const {
+  absl::MutexLock lock(&mutex_);
+  return weight_bytes_;
 }
 
 absl::StatusOr<std::unique_ptr<PreparedWeight>> WeightLoader::Linear(const std::string& name,
@@ -140,8 +158,7 @@ absl::StatusOr<std::unique_ptr<PreparedWeight>> WeightLoader::Linear(const std::
   LinearOptions effective = options;
   if (!weight.quant.quantised()) effective = LinearOptions();
   SHOAL_ASSIGN_OR_RETURN(auto prepared, kernels_.PrepareLinear(weight.quant, effective));
-  weight_bytes_ += static_cast<int64_t>(prepared->bytes());
-  Done(name);
+  Done(name, prepared->bytes());
   return prepared;
 }
 
@@ -151,8 +168,7 @@ absl::StatusOr<std::unique_ptr<PreparedWeight>> WeightLoader::Heads(
   const HostWeight weight = ReadWeight(name);
   SHOAL_ASSIGN_OR_RETURN(
       auto prepared, kernels_.PrepareHeads(weight.quant, heads, first_row, row_count, transpose));
-  weight_bytes_ += static_cast<int64_t>(prepared->bytes());
-  Done(name);
+  Done(name, prepared->bytes());
   return prepared;
 }
 
@@ -165,7 +181,6 @@ absl::StatusOr<DeviceTensor> WeightLoader::ToDevice(TensorView source) {
       source.rank() == 1
           ? TensorView(tensor.buffer->data(), source.dtype(), {source.dim(0)})
           : TensorView(tensor.buffer->data(), source.dtype(), {source.dim(0), source.dim(1)});
-  weight_bytes_ += static_cast<int64_t>(source.bytes());
   return tensor;
 }
 
@@ -173,7 +188,7 @@ absl::StatusOr<DeviceTensor> WeightLoader::Table(const std::string& name) {
   Spec(name);
   const HostTensor host = Read(name);
   SHOAL_ASSIGN_OR_RETURN(DeviceTensor tensor, ToDevice(host.view));
-  Done(name);
+  Done(name, tensor.view.bytes());
   return tensor;
 }
 
@@ -184,7 +199,7 @@ absl::StatusOr<DeviceTensor> WeightLoader::Vector(const std::string& name) {
   LoadAsFloat(host.view, 0, n, values.data());
   SHOAL_ASSIGN_OR_RETURN(DeviceTensor tensor,
                          ToDevice(TensorView(values.data(), DType::kF32, {n})));
-  Done(name);
+  Done(name, tensor.view.bytes());
   return tensor;
 }
 

@@ -10,8 +10,10 @@
 #include <set>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "engine/config/expert_placement.h"
 #include "engine/config/model_config.h"
 #include "engine/config/tensor_manifest.h"
@@ -50,9 +52,9 @@ class WeightLoader {
   // Converted to f32: [n].
   absl::StatusOr<DeviceTensor> Vector(const std::string& name);
 
-  int64_t bytes_total() const { return bytes_total_; }    // of the owned tensors, in the checkpoint
-  int64_t bytes_read() const { return bytes_read_; }      // touched so far, each tensor once
-  int64_t weight_bytes() const { return weight_bytes_; }  // resident on the device so far
+  int64_t bytes_total() const { return bytes_total_; }  // of the owned tensors, in the checkpoint
+  int64_t bytes_read() const;                           // touched so far, each tensor once
+  int64_t weight_bytes() const;                         // resident on the device so far
 
  private:
   WeightLoader(const Checkpoint& checkpoint, const ModelConfig& config, Kernels& kernels)
@@ -73,18 +75,21 @@ class WeightLoader {
   const TensorSpec& Spec(const std::string& name) const;
   HostTensor Read(const std::string& name);
   HostWeight ReadWeight(const std::string& name);
-  void Done(const std::string& name);
+  // The tensor has been read into `device_bytes` of device memory.
+  void Done(const std::string& name, size_t device_bytes);
   absl::StatusOr<DeviceTensor> ToDevice(TensorView source);
 
   const Checkpoint& checkpoint_;
   const ModelConfig& config_;
   Kernels& kernels_;
-  std::function<void(int64_t, int64_t)> progress_;
   std::map<std::string, TensorSpec> specs_;  // owned ones
-  std::set<std::string> read_;               // tensors counted in bytes_read_
   int64_t bytes_total_ = 0;
-  int64_t bytes_read_ = 0;
-  int64_t weight_bytes_ = 0;
+
+  mutable absl::Mutex mutex_;
+  std::function<void(int64_t, int64_t)> progress_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> read_ ABSL_GUARDED_BY(mutex_);  // tensors counted in bytes_read_
+  int64_t bytes_read_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t weight_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace shoal

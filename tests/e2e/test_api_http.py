@@ -16,7 +16,7 @@ import urllib.parse
 import openai
 import pytest
 
-from api_process import ShoalServe, blocks_used, http_json, running_sequences, wait_for
+from api_process import MODEL, ShoalServe, binary, blocks_used, http_json, running_sequences, wait_for
 
 
 def place(url):
@@ -363,6 +363,41 @@ def test_sigterm_drains():
         assert server.process.wait(30) == 0
         with pytest.raises(openai.APIConnectionError):
             client.models.list()
+
+
+@needs_binary
+def test_a_log_that_nobody_reads_stops_nobody():
+    process = subprocess.Popen([binary(), "serve", "--model", str(MODEL), "--workers", "1",
+                                "--http", "127.0.0.1:0"], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    try:
+        for line in process.stdout:
+            if "listening on http" in line:
+                url = line.split("listening on ", 1)[1].split()[0]
+                break
+        connection = http.client.HTTPConnection(*place(url), timeout=20)
+        name = {"x-request-id": "x" * 120}
+        for _ in range(500):  # 64 KB is what a pipe holds
+            connection.request("POST", "/v1/completions",
+                               json.dumps({"prompt": "a", "max_tokens": 1}), name)
+            answer = connection.getresponse()
+            body = answer.read()
+            assert answer.status == 200, body
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@needs_binary
+def test_thoughts_are_split_from_the_answer():
+    # The bundled model knows no thoughts; under R1's format all it says is one, never closed.
+    with ShoalServe("--chat-format", "r1", workers=1) as server:
+        body = {"messages": [{"role": "user", "content": "Who goes there?"}], "max_tokens": 12,
+                "temperature": 0}
+        message = http_json(server.url + "/v1/chat/completions", body)[2]["choices"][0]["message"]
+        assert message["reasoning_content"] and message["content"] == ""
 
 
 @needs_binary

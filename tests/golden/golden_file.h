@@ -2,7 +2,9 @@
 // Reads golden.safetensors and measures how far results are from it.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>

@@ -11,8 +11,9 @@ namespace shoal::testing {
 
 Tensor::Tensor(DType dtype, std::initializer_list<int64_t> shape) : view_(nullptr, dtype, shape) {
   const size_t bytes = view_.bytes() + 64;
-  data_ = std::shared_ptr<std::byte[]>(new (std::align_val_t(64)) std::byte[bytes](),
-                                       [](std::byte* p) { ::operator delete[](p, std::align_val_t(64)); });
+  data_ = std::shared_ptr<std::byte[]>(
+      new (std::align_val_t(64)) std::byte[bytes](),
+      [](std::byte* p) { ::operator delete[](p, std::align_val_t(64)); });
   view_ = TensorView(data_.get(), dtype, shape);
 }
 
@@ -50,7 +51,8 @@ void Tensor::Set(int64_t i, float value) {
       const int exponent = static_cast<int>(bits >> 23 & 0xff) - 127 + 15;
       const uint32_t sign = bits >> 16 & 0x8000;
       view_.as<uint16_t>()[i] = static_cast<uint16_t>(
-          exponent <= 0 ? sign : sign | static_cast<uint32_t>(exponent) << 10 | (bits >> 13 & 0x3ff));
+          exponent <= 0 ? sign
+                        : sign | static_cast<uint32_t>(exponent) << 10 | (bits >> 13 & 0x3ff));
       return;
     }
     default:
@@ -63,7 +65,8 @@ std::string Tensor::Bits(int64_t first, int64_t count) const {
   return std::string(reinterpret_cast<const char*>(data_.get()) + first * size, count * size);
 }
 
-Tensor Random(std::mt19937& random, DType dtype, std::initializer_list<int64_t> shape, float deviation) {
+Tensor Random(std::mt19937& random, DType dtype, std::initializer_list<int64_t> shape,
+              float deviation) {
   Tensor tensor(dtype, shape);
   std::normal_distribution<float> normal(0, deviation);
   for (int64_t i = 0; i < tensor.view().elements(); ++i) tensor.Set(i, normal(random));
@@ -89,8 +92,8 @@ Tensor As(const Tensor& tensor, DType dtype) {
   return shaped;
 }
 
-Weight RandomWeight(std::mt19937& random, DType dtype, int64_t rows, int64_t cols, float deviation, DType scale_dtype,
-                    int block) {
+Weight RandomWeight(std::mt19937& random, DType dtype, int64_t rows, int64_t cols, float deviation,
+                    DType scale_dtype, int block) {
   Weight weight;
   if (dtype != DType::kF8E4M3) {
     weight.data = Random(random, dtype, {rows, cols}, deviation);
@@ -131,13 +134,16 @@ std::vector<Backend> Backends() {
   return backends;
 }
 
-std::string BackendName(const ::testing::TestParamInfo<Backend>& info) { return "cpu_" + info.param.name; }
+std::string BackendName(const ::testing::TestParamInfo<Backend>& info) {
+  return "cpu_" + info.param.name;
+}
 
 std::unique_ptr<Kernels> Reference() { return std::move(CreateKernels("reference", {})).value(); }
 
 float Norm(const Tensor& tensor, int64_t first, int64_t count) {
   double sum = 0;
-  for (int64_t i = first; i < first + count; ++i) sum += static_cast<double>(tensor.At(i)) * tensor.At(i);
+  for (int64_t i = first; i < first + count; ++i)
+    sum += static_cast<double>(tensor.At(i)) * tensor.At(i);
   return static_cast<float>(std::sqrt(sum));
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernel tests share: owned random tensors, every backend of this build on this machine, and the reference to
-// compare with.
+// What the kernel tests share: owned random tensors, every backend of this build on this machine,
+// and the reference to compare with.
 #pragma once
+
+#include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstdint>
@@ -10,8 +12,6 @@
 #include <random>
 #include <string>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "engine/device/kernels.h"
 
@@ -24,8 +24,8 @@ class Tensor {
   Tensor(DType dtype, std::initializer_list<int64_t> shape);
   TensorView view() const { return view_; }
   operator TensorView() const { return view_; }  // NOLINT(google-explicit-constructor)
-  float At(int64_t i) const;         // element i, as f32
-  void Set(int64_t i, float value);  // rounded to the dtype
+  float At(int64_t i) const;                     // element i, as f32
+  void Set(int64_t i, float value);              // rounded to the dtype
   // Bits of elements [first, first + count).
   std::string Bits(int64_t first, int64_t count) const;
 
@@ -35,7 +35,8 @@ class Tensor {
 };
 
 // Values are normal with the given deviation, rounded to the dtype.
-Tensor Random(std::mt19937& random, DType dtype, std::initializer_list<int64_t> shape, float deviation = 1.0f);
+Tensor Random(std::mt19937& random, DType dtype, std::initializer_list<int64_t> shape,
+              float deviation = 1.0f);
 // The same values in another dtype, rounded if need be.
 Tensor As(const Tensor& tensor, DType dtype);
 
@@ -58,8 +59,9 @@ std::vector<Backend> Backends();
 std::string BackendName(const ::testing::TestParamInfo<Backend>& info);
 std::unique_ptr<Kernels> Reference();
 
-// The error that two f32 sums of n products may differ by, for vectors of these norms: rounding errors of a chain add
-// like a random walk, so sqrt(n) eps |a| |b| with a factor that makes an excess impossible in practice (8 deviations).
+// The error that two f32 sums of n products may differ by, for vectors of these norms: rounding
+// errors of a chain add like a random walk, so sqrt(n) eps |a| |b| with a factor that makes an
+// excess impossible in practice (8 deviations).
 inline float SumTolerance(int64_t n, float norm_a, float norm_b) {
   return 8 * std::sqrt(static_cast<float>(n)) * 0x1p-24f * norm_a * norm_b;
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that the grouped FFN is the reference's, expert by expert, for empty and crowded experts, for more rows than its
-// scratch holds, and with the official FP8 activations.
+// Shows that the grouped FFN is the reference's, expert by expert, for empty and crowded experts,
+// for more rows than its scratch holds, and with the official FP8 activations.
 //
-// Tolerances: the hidden row h is rounded to bf16 (2^-8 of each element), so the output may differ by 2^-8 |h| |w_down|,
-// plus the errors of both sums. |h| of the reference is taken as 1.1 times that of rounded inputs.
+// Tolerances: the hidden row h is rounded to bf16 (2^-8 of each element), so the output may differ
+// by 2^-8 |h| |w_down|, plus the errors of both sums. |h| of the reference is taken as 1.1 times
+// that of rounded inputs.
 #include <gtest/gtest.h>
 
 #include <numeric>
@@ -33,10 +34,10 @@ float SiluProduct(float gate, float up) { return gate / (1 + std::exp(-gate)) * 
 
 class FfnTest : public ::testing::TestWithParam<Backend> {
  protected:
-  void Check(int64_t hidden_size, int64_t width, const std::vector<int>& rows_of, DType dtype, DType x_dtype,
-             DType y_dtype, const LinearOptions& options) {
-    SCOPED_TRACE(::testing::Message() << hidden_size << "x" << width << " " << DTypeName(dtype) << " to "
-                                      << DTypeName(y_dtype));
+  void Check(int64_t hidden_size, int64_t width, const std::vector<int>& rows_of, DType dtype,
+             DType x_dtype, DType y_dtype, const LinearOptions& options) {
+    SCOPED_TRACE(::testing::Message() << hidden_size << "x" << width << " " << DTypeName(dtype)
+                                      << " to " << DTypeName(y_dtype));
     std::vector<Expert> experts;
     std::vector<FfnWeights> weights, reference_weights;
     std::vector<const FfnWeights*> pointers, reference_pointers;
@@ -80,15 +81,18 @@ class FfnTest : public ::testing::TestWithParam<Backend> {
           square += std::pow(SiluProduct(g, u), 2);
         }
         const float norm_h = 1.1f * static_cast<float>(std::sqrt(square));
-        // With FP8 activations a hidden value may round to the neighbouring code: 2^-4 of the largest it can be.
+        // With FP8 activations a hidden value may round to the neighbouring code: 2^-4 of the
+        // largest it can be.
         const float rounding = options.fp8_activations ? 0x1p-4f : 0x1p-8f;
         for (int64_t d = 0; d < hidden_size; ++d) {
           const float expected = want.At(t * hidden_size + d);
           const float norm_w = testing::Norm(down, d * width, width);
           float tolerance = testing::SumTolerance(width, norm_h, norm_w) +
-                            testing::SumTolerance(hidden_size, 1, 1) * norm_h * norm_w + rounding * norm_h * norm_w;
+                            testing::SumTolerance(hidden_size, 1, 1) * norm_h * norm_w +
+                            rounding * norm_h * norm_w;
           if (y_dtype == DType::kBF16) tolerance += testing::BF16Tolerance(expected);
-          ASSERT_NEAR(y.At(t * hidden_size + d), expected, tolerance) << "row " << t << " column " << d;
+          ASSERT_NEAR(y.At(t * hidden_size + d), expected, tolerance)
+              << "row " << t << " column " << d;
         }
       }
     }
@@ -120,11 +124,13 @@ TEST_P(FfnTest, OfficialFp8Activations) {
 TEST_P(FfnTest, NothingToDoIsDone) {
   auto stream = kernels_->NewStream();
   const std::vector<int32_t> offsets = {0};
-  kernels_->GroupedFfn(*stream, {Tensor(DType::kBF16, {0, 8}), {}, offsets, Tensor(DType::kF32, {0, 8})});
+  kernels_->GroupedFfn(*stream,
+                       {Tensor(DType::kBF16, {0, 8}), {}, offsets, Tensor(DType::kF32, {0, 8})});
   EXPECT_TRUE(stream->Finish().ok());
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, FfnTest, ::testing::ValuesIn(testing::Backends()), testing::BackendName);
+INSTANTIATE_TEST_SUITE_P(Cpu, FfnTest, ::testing::ValuesIn(testing::Backends()),
+                         testing::BackendName);
 
 }  // namespace
 }  // namespace shoal

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that a linear layer with the official FP8 numerics is the published one: the down projection of a small FP8
-// checkpoint with partial blocks against outputs computed independently in f64, within 1e-5 of the row's norm; and that
-// quantisation rounds to the same codes as the scalar conversion.
+// Shows that a linear layer with the official FP8 numerics is the published one: the down
+// projection of a small FP8 checkpoint with partial blocks against outputs computed independently
+// in f64, within 1e-5 of the row's norm; and that quantisation rounds to the same codes as the
+// scalar conversion.
 #include <gtest/gtest.h>
 
 #include "engine/weights/checkpoint.h"
@@ -46,7 +47,8 @@ TEST_P(Fp8LinearTest, MatchesTheGolden) {
   kernels->Linear(*stream, x, **prepared, y);
   for (int64_t t = 0; t < rows; ++t) {
     double error = 0;
-    for (int64_t n = 0; n < outputs; ++n) error += std::pow(y.At(t * outputs + n) - want.At(t * outputs + n), 2);
+    for (int64_t n = 0; n < outputs; ++n)
+      error += std::pow(y.At(t * outputs + n) - want.At(t * outputs + n), 2);
     const float norm = testing::Norm(want, t * outputs, outputs);
     EXPECT_LE(std::sqrt(error), 1e-5 * norm) << "row " << t;
   }
@@ -63,15 +65,19 @@ TEST_P(Fp8LinearTest, QuantisesAsTheScalarConversion) {
   Tensor x(DType::kF32, {kRows, kCols});
   std::uniform_real_distribution<float> exponent(-20, 10);
   for (int64_t i = 0; i < kRows * kCols; ++i) {
-    // Half of them exactly between two codes once divided by the scale of a row whose largest value is 448.
+    // Half of them exactly between two codes once divided by the scale of a row whose largest value
+    // is 448.
     const float magnitude = std::exp2(exponent(random));
-    float value = i % 2 == 0 ? magnitude : std::ldexp(static_cast<float>(17 + 2 * (random() % 8)), -5 + static_cast<int>(random() % 12) - 6);
+    float value = i % 2 == 0 ? magnitude
+                             : std::ldexp(static_cast<float>(17 + 2 * (random() % 8)),
+                                          -5 + static_cast<int>(random() % 12) - 6);
     if (random() % 2 == 0) value = -value;
     x.Set(i, i % kCols % 128 == 0 ? 448.0f : std::min(448.0f, std::max(-448.0f, value)));
   }
   for (const bool ue8m0 : {false, true}) {
     const auto kernels = GetParam().Make(1);
-    const auto prepared = kernels->PrepareLinear({identity, scales, 128, 128}, {true, ue8m0}).value();
+    const auto prepared =
+        kernels->PrepareLinear({identity, scales, 128, 128}, {true, ue8m0}).value();
     const Tensor y(DType::kF32, {kRows, kCols});
     auto stream = kernels->NewStream();
     kernels->Linear(*stream, x, *prepared, y);
@@ -82,7 +88,8 @@ TEST_P(Fp8LinearTest, QuantisesAsTheScalarConversion) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, Fp8LinearTest, ::testing::ValuesIn(testing::Backends()), testing::BackendName);
+INSTANTIATE_TEST_SUITE_P(Cpu, Fp8LinearTest, ::testing::ValuesIn(testing::Backends()),
+                         testing::BackendName);
 
 }  // namespace
 }  // namespace shoal

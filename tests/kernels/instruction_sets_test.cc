@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that the instruction sets of this machine agree bit for bit where they promise to: products with bf16 and E4M3
-// weights, attention, exponentials. (vdpbf16ps is two fused multiply-adds, odd element first; the others do the same.
-// Sums with f32 weights differ: only some machines have a fused multiply-add.) Workers that differ in instruction set
-// are refused all the same, by name; this test is about there being one arithmetic to understand.
+// Shows that the instruction sets of this machine agree bit for bit where they promise to: products
+// with bf16 and E4M3 weights, attention, exponentials. (vdpbf16ps is two fused multiply-adds, odd
+// element first; the others do the same. Sums with f32 weights differ: only some machines have a
+// fused multiply-add.) Workers that differ in instruction set are refused all the same, by name;
+// this test is about there being one arithmetic to understand.
 #include <gtest/gtest.h>
 
 #include "tests/kernels/backends.h"
@@ -54,7 +55,8 @@ TEST_F(InstructionSetsTest, Products) {
 TEST_F(InstructionSetsTest, OfficialFp8Activations) {
   const Weight weight = testing::RandomWeight(random_, DType::kF8E4M3, 200, 1030, 0.05f);
   Tensor x = testing::Random(random_, DType::kF32, {14, 1030});
-  for (int64_t i = 0; i < 1030; ++i) x.Set(i, 1e-7f * static_cast<float>(i));  // below the floor of scales
+  for (int64_t i = 0; i < 1030; ++i)
+    x.Set(i, 1e-7f * static_cast<float>(i));  // below the floor of scales
   for (const bool ue8m0 : {false, true}) {
     ExpectSame([&](Kernels& kernels) {
       const Tensor y(DType::kF32, {14, 200});

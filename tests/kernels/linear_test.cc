@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that products with packed weights are those of the reference, for every weight dtype, odd and real shapes, with
-// a tolerance derived from the length of the sum: the same rounded inputs go to both.
+// Shows that products with packed weights are those of the reference, for every weight dtype, odd
+// and real shapes, with a tolerance derived from the length of the sum: the same rounded inputs go
+// to both.
 #include <gtest/gtest.h>
 
 #include "tests/kernels/backends.h"
@@ -15,20 +16,22 @@ using testing::Weight;
 struct Case {
   int64_t rows, outputs, inputs;
 };
-// Tiny, odd, one below and above each unit of the packing (16 lanes, 64 rows of a panel, 4 columns, 128 and 256 blocks),
-// and the models' own.
-constexpr Case kCases[] = {{1, 1, 1},      {1, 3, 2},     {2, 17, 5},     {5, 15, 31},     {6, 16, 64},    {7, 33, 127},
-                           {12, 65, 129},  {13, 63, 257}, {3, 576, 2048}, {1, 1408, 2048}, {9, 100, 1408}, {31, 88, 56},
+// Tiny, odd, one below and above each unit of the packing (16 lanes, 64 rows of a panel, 4 columns,
+// 128 and 256 blocks), and the models' own.
+constexpr Case kCases[] = {{1, 1, 1},      {1, 3, 2},       {2, 17, 5},     {5, 15, 31},
+                           {6, 16, 64},    {7, 33, 127},    {12, 65, 129},  {13, 63, 257},
+                           {3, 576, 2048}, {1, 1408, 2048}, {9, 100, 1408}, {31, 88, 56},
                            {257, 70, 300}, {2, 515, 88}};
 
 class LinearTest : public ::testing::TestWithParam<Backend> {
  protected:
-  void Check(const Case& c, DType weight_dtype, DType x_dtype, DType y_dtype, DType scale_dtype, int block) {
+  void Check(const Case& c, DType weight_dtype, DType x_dtype, DType y_dtype, DType scale_dtype,
+             int block) {
     SCOPED_TRACE(::testing::Message() << c.rows << "x" << c.outputs << "x" << c.inputs << " w "
-                                      << DTypeName(weight_dtype) << " x " << DTypeName(x_dtype) << " y "
-                                      << DTypeName(y_dtype) << " block " << block);
-    const Weight weight =
-        testing::RandomWeight(random_, weight_dtype, c.outputs, c.inputs, 0.05f, scale_dtype, block);
+                                      << DTypeName(weight_dtype) << " x " << DTypeName(x_dtype)
+                                      << " y " << DTypeName(y_dtype) << " block " << block);
+    const Weight weight = testing::RandomWeight(random_, weight_dtype, c.outputs, c.inputs, 0.05f,
+                                                scale_dtype, block);
     // Rounded once, here: both backends then see the same numbers.
     const Tensor rounded = testing::Random(random_, DType::kBF16, {c.rows, c.inputs});
     const Tensor x = x_dtype == DType::kBF16 ? rounded : testing::As(rounded, DType::kF32);
@@ -50,7 +53,8 @@ class LinearTest : public ::testing::TestWithParam<Backend> {
       const float norm_x = testing::Norm(rounded, t * c.inputs, c.inputs);
       for (int64_t n = 0; n < c.outputs; ++n) {
         const float expected = want.At(t * c.outputs + n);
-        float tolerance = testing::SumTolerance(c.inputs, norm_x, testing::Norm(values, n * c.inputs, c.inputs));
+        float tolerance =
+            testing::SumTolerance(c.inputs, norm_x, testing::Norm(values, n * c.inputs, c.inputs));
         if (y_dtype == DType::kBF16) tolerance += testing::BF16Tolerance(expected);
         ASSERT_NEAR(y.At(t * c.outputs + n), expected, tolerance) << "row " << t << " output " << n;
       }
@@ -78,7 +82,8 @@ TEST_P(LinearTest, E4M3WeightsWithF32Scales) {
   for (const Case& c : kCases) Check(c, DType::kF8E4M3, DType::kF32, DType::kF32, DType::kF32, 128);
 }
 TEST_P(LinearTest, E4M3WeightsWithE8M0ScalesInSmallBlocks) {
-  for (const Case& c : kCases) Check(c, DType::kF8E4M3, DType::kF32, DType::kBF16, DType::kF8E8M0, 32);
+  for (const Case& c : kCases)
+    Check(c, DType::kF8E4M3, DType::kF32, DType::kBF16, DType::kF8E8M0, 32);
 }
 // Blocks that no panel can hold a scale for are dequantised instead.
 TEST_P(LinearTest, E4M3WeightsInOddBlocks) {
@@ -101,7 +106,8 @@ TEST_P(LinearTest, NothingToDoIsDone) {
   EXPECT_TRUE(stream->Finish().ok());
 }
 
-// A NaN or an infinity stays in its own row and reaches all of it; subnormal inputs count as the zeros they nearly are.
+// A NaN or an infinity stays in its own row and reaches all of it; subnormal inputs count as the
+// zeros they nearly are.
 TEST_P(LinearTest, OddValuesStayInTheirRow) {
   const Weight weight = testing::RandomWeight(random_, DType::kBF16, 70, 64, 1.0f);
   const auto prepared = kernels_->PrepareLinear(weight.quant, {});
@@ -130,16 +136,20 @@ TEST_P(LinearTest, OddValuesStayInTheirRow) {
 }
 
 TEST_P(LinearTest, BadWeightsAreRefused) {
-  const Tensor ints(DType::kI32, {4, 4}), data(DType::kF8E4M3, {256, 256}), scales(DType::kF32, {1, 2});
-  EXPECT_EQ(kernels_->PrepareLinear({ints, {}, 0, 0}, {}).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(kernels_->PrepareLinear({data, scales, 128, 128}, {}).status().code(), absl::StatusCode::kInvalidArgument);
+  const Tensor ints(DType::kI32, {4, 4}), data(DType::kF8E4M3, {256, 256}),
+      scales(DType::kF32, {1, 2});
+  EXPECT_EQ(kernels_->PrepareLinear({ints, {}, 0, 0}, {}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(kernels_->PrepareLinear({data, scales, 128, 128}, {}).status().code(),
+            absl::StatusCode::kInvalidArgument);
   LinearOptions fp8;
   fp8.fp8_activations = true;
   EXPECT_EQ(kernels_->PrepareLinear({Tensor(DType::kBF16, {4, 4}), {}, 0, 0}, fp8).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, LinearTest, ::testing::ValuesIn(testing::Backends()), testing::BackendName);
+INSTANTIATE_TEST_SUITE_P(Cpu, LinearTest, ::testing::ValuesIn(testing::Backends()),
+                         testing::BackendName);
 
 }  // namespace
 }  // namespace shoal

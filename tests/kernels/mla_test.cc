@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that attention is the reference's: rows into the cache, absorbed queries, products per head, and attention over
-// paged rows for block sizes that tiles divide, straddle and exceed, with lengths around every boundary.
+// Shows that attention is the reference's: rows into the cache, absorbed queries, products per
+// head, and attention over paged rows for block sizes that tiles divide, straddle and exceed, with
+// lengths around every boundary.
 //
-// Tolerance of attention: weights are rounded to bf16, which moves the weighted mean of rows by 2^-8 of their spread at
-// most, and a score error of d moves a weight by d of itself; outputs are rounded to bf16.
+// Tolerance of attention: weights are rounded to bf16, which moves the weighted mean of rows by
+// 2^-8 of their spread at most, and a score error of d moves a weight by d of itself; outputs are
+// rounded to bf16.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -39,15 +41,17 @@ class MlaTest : public ::testing::TestWithParam<Backend> {
     int64_t start, rows;
   };
 
-  // Attention of `sequences`, whose blocks lie shuffled in the pool, against the reference on the same rounded numbers.
+  // Attention of `sequences`, whose blocks lie shuffled in the pool, against the reference on the
+  // same rounded numbers.
   void CheckAttend(int64_t heads, int64_t latent, int64_t rope, int block_tokens,
                    const std::vector<Sequence>& sequences) {
-    SCOPED_TRACE(::testing::Message() << heads << " heads, " << latent << "+" << rope << ", blocks of "
-                                      << block_tokens);
+    SCOPED_TRACE(::testing::Message()
+                 << heads << " heads, " << latent << "+" << rope << ", blocks of " << block_tokens);
     const int64_t width = latent + rope;
     std::vector<std::vector<BlockId>> tables;
     int32_t blocks = 0;
-    for (const Sequence& s : sequences) blocks += (s.start + s.rows + block_tokens - 1) / block_tokens;
+    for (const Sequence& s : sequences)
+      blocks += (s.start + s.rows + block_tokens - 1) / block_tokens;
     std::vector<int32_t> order(blocks + 1);
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), random_);
@@ -81,12 +85,13 @@ class MlaTest : public ::testing::TestWithParam<Backend> {
     const Tensor out(DType::kBF16, {row, heads, latent}), want(DType::kF32, {row, heads, latent});
     auto stream = kernels_->NewStream();
     kernels_->MlaAttend(*stream, {q, pool, block_tokens, attend, scale, out});
-    reference_->MlaAttend(*stream,
-                          {testing::As(q, DType::kF32), reference_pool, block_tokens, attend, scale, want});
+    reference_->MlaAttend(
+        *stream, {testing::As(q, DType::kF32), reference_pool, block_tokens, attend, scale, want});
     // |c| <= about 4.5 everywhere; averages are smaller.
     for (int64_t i = 0; i < row * heads * latent; ++i) {
       ASSERT_NEAR(out.At(i), want.At(i), 0x1p-8f * 4.5f + testing::BF16Tolerance(want.At(i)))
-          << "row " << i / (heads * latent) << " head " << i / latent % heads << " column " << i % latent;
+          << "row " << i / (heads * latent) << " head " << i / latent % heads << " column "
+          << i % latent;
     }
   }
 
@@ -140,23 +145,27 @@ TEST_P(MlaTest, QueriesAndHeads) {
     DType dtype;
   };
   // The FP8 cases: heads within a block of scales, heads of a block, heads that straddle blocks.
-  for (const Case& c : {Case{5, 16, 128, 64, 128, 512, DType::kBF16}, Case{3, 3, 24, 8, 20, 40, DType::kBF16},
-                        Case{2, 2, 7, 4, 5, 9, DType::kF32}, Case{4, 4, 32, 16, 32, 64, DType::kF8E4M3},
-                        Case{2, 3, 128, 16, 128, 256, DType::kF8E4M3}, Case{2, 5, 24, 8, 36, 40, DType::kF8E4M3}}) {
-    SCOPED_TRACE(::testing::Message() << c.heads << " heads of " << c.nope << "+" << c.v << " in " << c.latent);
+  for (const Case& c :
+       {Case{5, 16, 128, 64, 128, 512, DType::kBF16}, Case{3, 3, 24, 8, 20, 40, DType::kBF16},
+        Case{2, 2, 7, 4, 5, 9, DType::kF32}, Case{4, 4, 32, 16, 32, 64, DType::kF8E4M3},
+        Case{2, 3, 128, 16, 128, 256, DType::kF8E4M3}, Case{2, 5, 24, 8, 36, 40, DType::kF8E4M3}}) {
+    SCOPED_TRACE(::testing::Message()
+                 << c.heads << " heads of " << c.nope << "+" << c.v << " in " << c.latent);
     const Weight kv_b =
         testing::RandomWeight(random_, c.dtype, c.heads * (c.nope + c.v), c.latent, 0.05f);
     Tensor values(DType::kF32, {kv_b.quant.rows(), c.latent});
     Dequantise(kv_b.quant, values);
     const auto prepare = [&](Kernels& kernels, bool key) {
-      return kernels.PrepareHeads(kv_b.quant, c.heads, key ? 0 : c.nope, key ? c.nope : c.v, key).value();
+      return kernels.PrepareHeads(kv_b.quant, c.heads, key ? 0 : c.nope, key ? c.nope : c.v, key)
+          .value();
     };
     const Rope rope(static_cast<int>(c.rope), 20);
     const std::vector<int32_t> positions = {3, 19, 0, 7, 11};
     const auto used = absl::MakeConstSpan(positions).subspan(0, c.rows);
     auto stream = kernels_->NewStream();
 
-    const Tensor q_rounded = testing::Random(random_, DType::kBF16, {c.rows, c.heads, c.nope + c.rope});
+    const Tensor q_rounded =
+        testing::Random(random_, DType::kBF16, {c.rows, c.heads, c.nope + c.rope});
     const Tensor q = testing::As(q_rounded, DType::kF32);
     const Tensor out(DType::kBF16, {c.rows, c.heads, c.latent + c.rope}),
         want(DType::kF32, {c.rows, c.heads, c.latent + c.rope});
@@ -174,19 +183,22 @@ TEST_P(MlaTest, QueriesAndHeads) {
     }
 
     const Tensor u = testing::Random(random_, DType::kBF16, {c.rows, c.heads, c.latent});
-    const Tensor v(DType::kF32, {c.rows, c.heads, c.v}), v_want(DType::kF32, {c.rows, c.heads, c.v});
+    const Tensor v(DType::kF32, {c.rows, c.heads, c.v}),
+        v_want(DType::kF32, {c.rows, c.heads, c.v});
     const auto wuv = prepare(*kernels_, false), reference_wuv = prepare(*reference_, false);
     kernels_->LinearHeads(*stream, u, *wuv, v);
     reference_->LinearHeads(*stream, testing::As(u, DType::kF32), *reference_wuv, v_want);
     for (int64_t i = 0; i < c.rows * c.heads * c.v; ++i) {
       const auto n = static_cast<float>(c.latent);
-      ASSERT_NEAR(v.At(i), v_want.At(i), testing::SumTolerance(c.latent, 2 * std::sqrt(n), 2 * norm * std::sqrt(n)))
+      ASSERT_NEAR(v.At(i), v_want.At(i),
+                  testing::SumTolerance(c.latent, 2 * std::sqrt(n), 2 * norm * std::sqrt(n)))
           << i;
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, MlaTest, ::testing::ValuesIn(testing::Backends()), testing::BackendName);
+INSTANTIATE_TEST_SUITE_P(Cpu, MlaTest, ::testing::ValuesIn(testing::Backends()),
+                         testing::BackendName);
 
 }  // namespace
 }  // namespace shoal

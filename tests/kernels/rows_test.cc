@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that the operations on single rows are the reference's: exactly where each element is one or two roundings
-// (embed, add, convert, gather, combine), within a few roundings where there is a sum or an exponential (norm, router).
+// Shows that the operations on single rows are the reference's: exactly where each element is one
+// or two roundings (embed, add, convert, gather, combine), within a few roundings where there is a
+// sum or an exponential (norm, router).
 #include <gtest/gtest.h>
 
 #include <set>
@@ -29,7 +30,8 @@ TEST_P(RowsTest, EmbedIsExact) {
       const std::vector<int32_t> tokens = {9, 0, 9, 3};
       kernels_->Embed(*stream_, tokens, table, x);
       for (int64_t i = 0; i < 4 * width; ++i) {
-        ASSERT_EQ(x.At(i), table.At(tokens[i / width] * width + i % width)) << DTypeName(dtype) << " " << i;
+        ASSERT_EQ(x.At(i), table.At(tokens[i / width] * width + i % width))
+            << DTypeName(dtype) << " " << i;
       }
     }
   }
@@ -82,14 +84,17 @@ TEST_P(RowsTest, GatherIsExact) {
 
 TEST_P(RowsTest, RmsNorm) {
   for (const int64_t n : {1, 16, 40, 88, 130, 2048, 7168}) {
-    const Tensor x = testing::Random(random_, DType::kF32, {3, n}, 3.0f), w = testing::Random(random_, DType::kF32, {n});
+    const Tensor x = testing::Random(random_, DType::kF32, {3, n}, 3.0f),
+                 w = testing::Random(random_, DType::kF32, {n});
     const Tensor y(DType::kF32, {3, n}), y16(DType::kBF16, {3, n}), want(DType::kF32, {3, n});
     kernels_->RmsNorm(*stream_, x, w, 1e-6f, y);
     kernels_->RmsNorm(*stream_, x, w, 1e-6f, y16);
     reference_->RmsNorm(*stream_, x, w, 1e-6f, want);
     for (int64_t i = 0; i < 3 * n; ++i) {
-      // All squares are positive: the sum of n has relative error sqrt(n) eps at most, its root half of it.
-      const float tolerance = 8 * std::sqrt(static_cast<float>(n)) * 0x1p-24f * std::fabs(want.At(i)) + 1e-30f;
+      // All squares are positive: the sum of n has relative error sqrt(n) eps at most, its root
+      // half of it.
+      const float tolerance =
+          8 * std::sqrt(static_cast<float>(n)) * 0x1p-24f * std::fabs(want.At(i)) + 1e-30f;
       ASSERT_NEAR(y.At(i), want.At(i), tolerance + 0x1p-22f * std::fabs(want.At(i)));
       ASSERT_EQ(y16.view().as<uint16_t>()[i], FloatToBF16(y.At(i)));
     }
@@ -106,8 +111,10 @@ TEST_P(RowsTest, CombineIsExact) {
         const Tensor shared = testing::Random(random_, DType::kF32, {rows, width});
         const Tensor y(DType::kF32, {rows, width});
         std::vector<const void*> pointers;
-        for (int64_t i = 0; i < rows * chosen; ++i) pointers.push_back(sent.view().Rows(rows * chosen - 1 - i, 1).data());
-        kernels_->Combine(*stream_, {pointers, dtype, weights, with_shared ? shared.view() : TensorView(), y});
+        for (int64_t i = 0; i < rows * chosen; ++i)
+          pointers.push_back(sent.view().Rows(rows * chosen - 1 - i, 1).data());
+        kernels_->Combine(
+            *stream_, {pointers, dtype, weights, with_shared ? shared.view() : TensorView(), y});
         for (int64_t i = 0; i < rows * width; ++i) {
           float sum = with_shared ? shared.At(i) : 0.0f;
           for (int64_t k = 0; k < chosen; ++k) {
@@ -123,7 +130,8 @@ TEST_P(RowsTest, CombineIsExact) {
 
 TEST_P(RowsTest, RouterLogits) {
   for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF16}) {
-    for (const auto& [rows, experts, n] : {std::tuple{1, 64, 2048}, {7, 10, 88}, {33, 5, 17}, {2, 1, 3}, {5, 256, 700}}) {
+    for (const auto& [rows, experts, n] :
+         {std::tuple{1, 64, 2048}, {7, 10, 88}, {33, 5, 17}, {2, 1, 3}, {5, 256, 700}}) {
       const Tensor x = testing::Random(random_, DType::kF32, {rows, n});
       const Tensor w = testing::Random(random_, dtype, {experts, n}, 0.1f);
       const Tensor logits(DType::kF32, {rows, experts}), want(DType::kF32, {rows, experts});
@@ -131,14 +139,15 @@ TEST_P(RowsTest, RouterLogits) {
       reference_->RouterLogits(*stream_, x, w, want);
       for (int64_t i = 0; i < static_cast<int64_t>(rows) * experts; ++i) {
         ASSERT_NEAR(logits.At(i), want.At(i),
-                    testing::SumTolerance(n, testing::Norm(x, i / experts * n, n), testing::Norm(w, i % experts * n, n)));
+                    testing::SumTolerance(n, testing::Norm(x, i / experts * n, n),
+                                          testing::Norm(w, i % experts * n, n)));
       }
     }
   }
 }
 
-RouterConfig MakeRouter(ScoringFunc scoring, TopkMethod method, int experts, int chosen, int groups, int kept,
-                        bool normalise) {
+RouterConfig MakeRouter(ScoringFunc scoring, TopkMethod method, int experts, int chosen, int groups,
+                        int kept, bool normalise) {
   RouterConfig config;
   config.scoring_func = scoring;
   config.topk_method = method;
@@ -178,14 +187,16 @@ TEST_P(RowsTest, RouteChoosesAsTheReference) {
 }
 
 TEST_P(RowsTest, RouteBreaksTiesToTheLowerExpert) {
-  const RouterConfig config = MakeRouter(ScoringFunc::kSigmoid, TopkMethod::kNoAuxTc, 8, 3, 4, 2, true);
+  const RouterConfig config =
+      MakeRouter(ScoringFunc::kSigmoid, TopkMethod::kNoAuxTc, 8, 3, 4, 2, true);
   const Tensor logits(DType::kF32, {1, 8}), bias(DType::kF32, {8}), experts(DType::kI32, {1, 3}),
       weights(DType::kF32, {1, 3});
   kernels_->Route(*stream_, config, logits, bias, experts, weights);
   for (int32_t k = 0; k < 3; ++k) EXPECT_EQ(experts.view().as<int32_t>()[k], k);
 }
 
-// A broken row must not choose an expert twice or one that is not there: its slots are used as indices.
+// A broken row must not choose an expert twice or one that is not there: its slots are used as
+// indices.
 TEST_P(RowsTest, RouteOfNaNStillChoosesExperts) {
   for (const TopkMethod method : {TopkMethod::kGreedy, TopkMethod::kNoAuxTc}) {
     const RouterConfig config = MakeRouter(ScoringFunc::kSigmoid, method, 16, 4, 4, 2, true);
@@ -199,11 +210,13 @@ TEST_P(RowsTest, RouteOfNaNStillChoosesExperts) {
       EXPECT_EQ(std::set<int32_t>(row, row + 4).size(), 4u);
       for (int64_t k = 0; k < 4; ++k) EXPECT_TRUE(row[k] >= 0 && row[k] < 16);
     }
-    EXPECT_EQ(std::count(experts.view().as<int32_t>() + 8, experts.view().as<int32_t>() + 12, 5), 0);
+    EXPECT_EQ(std::count(experts.view().as<int32_t>() + 8, experts.view().as<int32_t>() + 12, 5),
+              0);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, RowsTest, ::testing::ValuesIn(testing::Backends()), testing::BackendName);
+INSTANTIATE_TEST_SUITE_P(Cpu, RowsTest, ::testing::ValuesIn(testing::Backends()),
+                         testing::BackendName);
 
 }  // namespace
 }  // namespace shoal

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -140,6 +141,23 @@ TEST_F(HttpServerTest, AnswersPipelinedRequestsInOrder) {
   sender.join();
 }
 
+TEST_F(HttpServerTest, TakesTheNextRequestInPiecesWhileAnswering) {
+  Start();
+  TestClient client(address());
+  client.Send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+  ASSERT_TRUE(WaitFor([&] { return handler_.Held(0) != nullptr; }));
+  // Its header is buffered behind the answer under way, its body comes afterwards.
+  client.Send("POST /next HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
+  absl::SleepFor(absl::Milliseconds(50));
+  handler_.Held(0)->Post([exchange = handler_.Held(0)] { exchange->Respond({}); });
+  EXPECT_THAT(client.ReadAnswer(), StartsWith("HTTP/1.1 200"));
+  absl::SleepFor(absl::Milliseconds(50));
+  client.Send("hello");
+  std::string body;
+  client.ReadAnswer(&body);
+  EXPECT_EQ(body, "POST /next hello");
+}
+
 TEST_F(HttpServerTest, AcceptsARequestByteByByteAndChunked) {
   Start();
   TestClient client(address());
@@ -238,6 +256,44 @@ TEST_F(HttpServerTest, RefusesMalformedRequestsAndLives) {
   TestClient client(address());
   client.Send("GET /echo HTTP/1.1\r\nHost: a\r\n\r\n");
   EXPECT_THAT(client.ReadAnswer(), StartsWith("HTTP/1.1 200"));
+}
+
+// Requests with bytes changed, cut or doubled at random: each gets an answer or an end.
+TEST_F(HttpServerTest, SurvivesDamagedRequests) {
+  HttpServerOptions options;
+  options.header_timeout = absl::Milliseconds(50);
+  options.body_timeout = absl::Milliseconds(50);
+  options.idle_timeout = absl::Milliseconds(50);
+  Start(options);
+  const uint32_t seed = std::random_device()();
+  SCOPED_TRACE(::testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  const std::string good =
+      "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+      "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello"
+      "GET /stream HTTP/1.1\r\nHost: a\r\n\r\n";
+  for (int round = 0; round < 200; ++round) {
+    std::string bytes = good;
+    for (uint32_t i = 1 + random() % 3; i > 0; --i) {
+      const size_t at = random() % bytes.size();
+      switch (random() % 3) {
+        case 0:
+          bytes[at] = static_cast<char>(random());
+          break;
+        case 1:
+          bytes.erase(at, 1 + random() % 20);
+          break;
+        default:
+          bytes.insert(at, bytes.substr(random() % bytes.size(), random() % 20));
+      }
+    }
+    TestClient client(address());
+    client.Send(bytes);
+    if (random() % 2 == 0) client.HalfClose();
+    client.ReadAll();
+    ASSERT_TRUE(client.closed()) << bytes;
+  }
+  EXPECT_TRUE(WaitFor([&] { return server_->connections() == 0; }));
 }
 
 TEST_F(HttpServerTest, AnswersAnOversizedBodyThatIsStillBeingSent) {

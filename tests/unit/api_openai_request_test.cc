@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows that completion and chat bodies become exactly what they ask for, and that everything else
 // is refused with an error that names the field: tables of good and bad bodies.
-#include <limits>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/api/api_error.h"
+#include "coordinator/api/tokenize.h"
 #include "coordinator/api/openai_request.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -349,6 +350,55 @@ TEST_F(RequestTest, TokenizesAndBack) {
   for (const char* body : {"{}", R"({"tokens": "a"})", R"({"tokens": [2048]})", "[]"}) {
     EXPECT_EQ(HttpStatusOf(Detokenize(body, model_).status()), 400) << body;
   }
+}
+
+// Bodies with bytes changed, cut or doubled at random: each is taken or refused, never worse.
+TEST_F(RequestTest, SurvivesDamagedBodies) {
+  const uint32_t seed = std::random_device()();
+  SCOPED_TRACE(::testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  const std::string completion = R"({"model": "shoal-tiny", "prompt": ["To be", "or"], "n": 2,
+      "max_tokens": 7, "temperature": 0.5, "logit_bias": {"5": -1.5e1}, "stop": ["a", "\u00e9"],
+      "stream": true, "stream_options": {"include_usage": true}, "logprobs": 2, "seed": 12})";
+  const std::string chat = R"({"messages": [{"role": "system", "content": "a"},
+      {"role": "user", "content": [{"type": "text", "text": "b"}]}, {"role": "assistant",
+      "content": null, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f",
+      "arguments": "{}"}}]}, {"role": "tool", "content": "c", "tool_call_id": "1"}],
+      "logprobs": true, "top_logprobs": 3, "chat_template_kwargs": {"thinking": true}})";
+  int taken = 0;
+  for (int round = 0; round < 6000; ++round) {
+    std::string body = round % 2 == 0 ? completion : chat;
+    for (uint32_t i = random() % 4; i > 0 && !body.empty(); --i) {
+      const size_t at = random() % body.size();
+      switch (random() % 4) {
+        case 0:
+          body[at] = static_cast<char>(random());
+          break;
+        case 1:
+          body.erase(at, random() % 9);
+          break;
+        case 2:
+          body.insert(at, body.substr(random() % body.size(), random() % 9));
+          break;
+        default:
+          body[at] = "0123456789-+.eE\"{}[],:"[random() % 23];
+      }
+    }
+    const auto request =
+        round % 2 == 0 ? ParseCompletionRequest(body, model_) : ParseChatRequest(body, model_);
+    if (request.ok()) {
+      ++taken;
+      for (const ApiPrompt& prompt : request->prompts) {
+        ASSERT_FALSE(prompt.ids.empty());
+        ASSERT_LE(static_cast<int64_t>(prompt.ids.size()) + prompt.max_tokens, 2048);
+        for (const int32_t id : prompt.ids) ASSERT_LT(static_cast<uint32_t>(id), 2048u);
+      }
+    } else {
+      ASSERT_THAT(HttpStatusOf(request.status()), ::testing::AnyOf(400, 404)) << body;
+      ASSERT_FALSE(ErrorJson(request.status()).empty());
+    }
+  }
+  EXPECT_GT(taken, 1000);
 }
 
 TEST(GenerationConfig, GivesTheDefaults) {

@@ -370,6 +370,9 @@ TEST_F(ApiServerTest, ServesTheOtherPaths) {
   Start();
   EXPECT_EQ(Ask("GET", "/v1/models").value()["data"][0]["id"], "shoal-tiny");
   EXPECT_EQ(Ask("GET", "/v1/models/shoal-tiny").value()["object"], "model");
+  EXPECT_EQ(Ask("GET", "/v1/models/shoal%2Dtiny").value()["object"], "model");
+  EXPECT_THAT(Ask("GET", "/v1/models/%2").header, StartsWith("HTTP/1.1 404"));
+  EXPECT_THAT(Ask("GET", "/v1/models/%zz%").header, StartsWith("HTTP/1.1 404"));
   EXPECT_THAT(Ask("GET", "/v1/models/other").header, StartsWith("HTTP/1.1 404"));
   EXPECT_EQ(Ask("GET", "/version?x=y").value()["version"], "1.2.3");
   const json cluster = Ask("GET", "/cluster").value();

@@ -72,6 +72,19 @@ TEST(CoreMembership, AFixedRankIsGivenOrRefused) {
               ElementsAre(StartsWith("evict w4: ALREADY_EXISTS: rank 1 is held by worker 1")));
 }
 
+TEST(CoreMembership, EpochsGoOnWhereTheWorkersWereUnderAnotherCoordinator) {
+  Transcript t(Transcript::Small(2));
+  WorkerJoined joined{WorkerId(1), "host", 101, 100, std::nullopt, false, Epoch(7)};
+  t.Do(joined);
+  EXPECT_THAT(t.Join(2), ElementsAre("assign w1 rank 0 epoch 8", "assign w2 rank 1 epoch 8"));
+  joined.worker = WorkerId(3);
+  joined.last_epoch = Epoch(20);
+  EXPECT_THAT(t.Do(joined), IsEmpty());  // a standby changes nothing yet
+  EXPECT_EQ(t.Snapshot().epoch, Epoch(8));
+  EXPECT_THAT(t.Do(WorkerLost{WorkerId(1), "gone"}),
+              ElementsAre("assign w3 rank 0 epoch 21", "assign w2 rank 1 epoch 21"));
+}
+
 TEST(CoreMembership, AStandbyLoadsForTheRankOfTheLost) {
   Transcript t(Transcript::Small(2));
   t.Serve();

@@ -26,13 +26,14 @@ namespace {
 int64_t allocations = 0;
 }  // namespace
 
-void* operator new(size_t size) {
+// Not inlined: the compiler would see malloc and delete, or new and free, side by side and object.
+[[gnu::noinline]] void* operator new(size_t size) {
   ++allocations;
   if (void* memory = std::malloc(size)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace shoal {
 namespace {
@@ -237,7 +238,14 @@ TEST(CorePlanningCost, GoingOnWithoutOneOfAThousand) {
 }
 
 TEST(CorePlanningCost, EightRanks) { Measure(8, 200); }
-TEST(CorePlanningCost, ThousandRanks) { Measure(1024, 20); }
+
+TEST(CorePlanningCost, ThousandRanks) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  Measure(64, 20);  // for the memory errors it might show; the time means nothing
+#else
+  Measure(1024, 20);
+#endif
+}
 
 }  // namespace
 }  // namespace shoal

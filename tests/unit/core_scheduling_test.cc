@@ -74,8 +74,8 @@ TEST(CoreScheduling, ANewcomerLeavesABlockForEachRunningSequence) {
   Transcript t(config);
   t.Serve(4);
   t.Arrive(MakeRequest(1, 4, 9, 10));
-  // Three of four blocks are left; three for the newcomer would leave none to grow into.
-  t.Arrive(MakeRequest(2, 11, 2, 20));
+  // Two of four blocks are left; two for the newcomer would leave none to grow into.
+  t.Arrive(MakeRequest(2, 7, 2, 20));
   EXPECT_THAT(t.Done(1, 1, {{1, 4, 51}}), ElementsAre("emit r1.0 @0 [51]", "plan w1 s3:"));
   EXPECT_EQ(t.Snapshot().requests_waiting, 1);
 }

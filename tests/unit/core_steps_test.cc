@@ -127,6 +127,18 @@ TEST(CoreSteps, LogprobsTravelWithTheirTokens) {
   EXPECT_EQ(emit.logprobs[0], *done.tokens[0].logprobs);
 }
 
+TEST(CoreSteps, TheFirstEmissionSaysHowLongTheRequestWaited) {
+  Transcript t(Transcript::Small());
+  t.Arrive(MakeRequest(1, 2, 2));
+  t.now += absl::Seconds(3);  // until there is a worker
+  t.Serve();
+  t.now += absl::Seconds(1);  // computing
+  t.Done(1, 1, {{1, 2, 50}});
+  EXPECT_EQ(std::get<Emit>(t.commands[0]).queued, absl::Seconds(3));
+  t.Done(1, 2, {{1, 3, 51}});
+  EXPECT_EQ(std::get<Emit>(t.commands[0]).queued, absl::ZeroDuration());
+}
+
 TEST(CoreSteps, PromptLogprobsTakeAsManyRowsAsThereAreLogits) {
   Transcript t(Transcript::Small());  // 4 rows with logits a step
   t.Serve();

@@ -121,6 +121,7 @@ TEST_F(LinkTest, AHelloBecomesWorkerJoined) {
   Start();
   proto::Hello hello = GoodHello();
   hello.set_wanted_rank(3);
+  hello.set_last_epoch(41);
   auto worker = Dial(hello);
   const Event event = events_.Next();
   const auto* joined = std::get_if<WorkerJoined>(&event);
@@ -130,6 +131,7 @@ TEST_F(LinkTest, AHelloBecomesWorkerJoined) {
   EXPECT_EQ(joined->cache_blocks, 100);
   EXPECT_EQ(joined->wanted_rank, RankId(3));
   EXPECT_FALSE(joined->rank_fixed);
+  EXPECT_EQ(joined->last_epoch, Epoch(41));
 }
 
 TEST_F(LinkTest, AWorkerThatDiffersIsRefusedWithBothValues) {

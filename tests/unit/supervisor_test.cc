@@ -110,9 +110,13 @@ TEST(Supervisor, KillsOneAndStartsItAgain) {
   auto supervisor = Supervisor::Start(options);
   ASSERT_TRUE(supervisor.ok());
   const pid_t first = std::stoi(ReadWhenThere(file));
-  (*supervisor)->Kill(getpid());  // no child: nothing happens
+  (*supervisor)->KillAt(getpid(), absl::Now());  // no child: nothing happens
+  (*supervisor)->KillAt(first, absl::Now() + absl::Milliseconds(100));
+  (*supervisor)->KillAt(first, absl::InfiniteFuture());  // it was pardoned
+  absl::SleepFor(absl::Milliseconds(200));
+  EXPECT_TRUE(Alive(first));
   unlink(file.c_str());
-  (*supervisor)->Kill(first);
+  (*supervisor)->KillAt(first, absl::Now() + absl::Milliseconds(50));
   const pid_t second = std::stoi(ReadWhenThere(file));
   EXPECT_NE(first, second);
   const std::vector<ChildExit> seen = exits.WaitFor(1);

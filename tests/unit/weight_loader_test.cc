@@ -3,8 +3,8 @@
 // to be the model its config promises is one error with tensor, wanted and found.
 #include "engine/weights/loader.h"
 
+#include <cstring>
 #include <filesystem>
-#include <numeric>
 #include <string>
 
 #include "engine/config/read_model_config.h"
@@ -96,6 +96,21 @@ TEST(WeightLoader, ModelReadsExactlyWhatTheRankOwns) {
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_EQ((*model)->bytes_read(), *LoadAll(copy.folder(), 1, 0));
   EXPECT_GT((*model)->weight_bytes(), (*model)->bytes_read());  // f32 in memory
+}
+
+// Headers of any length are legal, so data may lie at any address.
+TEST(WeightLoader, DataNeedNotBeAligned) {
+  CheckpointCopy copy("v3-fp8");
+  copy.WriteSingle();
+  std::string text = copy.ReadText("model.safetensors");
+  uint64_t header = 0;
+  std::memcpy(&header, text.data(), sizeof(header));
+  text.insert(8 + header, " ");
+  ++header;
+  std::memcpy(text.data(), &header, sizeof(header));
+  copy.WriteText("model.safetensors", text);
+  const auto bytes = LoadAll(copy.folder(), 1, 0);
+  EXPECT_TRUE(bytes.ok()) << bytes.status();
 }
 
 class BrokenCheckpoint : public ::testing::Test {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all operations of the CPU backend share: the instruction set, the threads, and scratch that is sized once.
+// What all operations of the CPU backend share: the instruction set, the threads, and scratch that
+// is sized once.
 #pragma once
 
 #include <algorithm>
@@ -29,8 +30,8 @@ struct ThreadScratch {
 struct Context {
   Context(const Isa& isa, int threads) : isa(isa), pool(threads), threads(pool.threads()) {}
 
-  // A loop over `items` of about `cost` bytes of memory traffic (or as much time) each, cut so that a claim is worth
-  // its atomic operation and small loops wake nobody.
+  // A loop over `items` of about `cost` bytes of memory traffic (or as much time) each, cut so that
+  // a claim is worth its atomic operation and small loops wake nobody.
   template <typename Body>
   void For(int64_t items, int64_t cost, const Body& body) {
     constexpr int64_t kClaimBytes = 32 << 10;
@@ -40,12 +41,12 @@ struct Context {
   const Isa& isa;
   ThreadPool pool;
   std::vector<ThreadScratch> threads;
-  Scratch rows;           // inputs of a product, rounded
-  Scratch row_scales;     // of FP8 activations
-  Scratch hidden;         // [rows, F] between the halves of an FFN
-  Scratch hidden_float;   // the same in f32, before FP8 quantisation
+  Scratch rows;          // inputs of a product, rounded
+  Scratch row_scales;    // of FP8 activations
+  Scratch hidden;        // [rows, F] between the halves of an FFN
+  Scratch hidden_float;  // the same in f32, before FP8 quantisation
   Scratch hidden_scales;
-  Scratch partials;       // attention.cc: segments computed apart
+  Scratch partials;  // attention.cc: segments computed apart
 };
 
 }  // namespace shoal::cpu

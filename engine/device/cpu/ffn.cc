@@ -14,7 +14,8 @@ const PackedWeight& Packed(const std::unique_ptr<PreparedWeight>& weight) {
 
 }  // namespace
 
-absl::Status Ffn::Reserve(Context& context, int64_t hidden_elements, int64_t experts, bool fp8_activations) {
+absl::Status Ffn::Reserve(Context& context, int64_t hidden_elements, int64_t experts,
+                          bool fp8_activations) {
   hidden_elements_ = std::max(hidden_elements_, hidden_elements);
   wave_.reserve(experts + 1);
   SHOAL_RETURN_IF_ERROR(context.hidden.Reserve(hidden_elements_ * sizeof(uint16_t)));
@@ -34,7 +35,8 @@ void Ffn::Run(Context& context, const GroupedFfnParams& params) {
   for (size_t e = 0; e < params.experts.size(); ++e) {
     const FfnWeights& expert = *params.experts[e];
     for (int64_t begin = params.row_offsets[e]; begin < params.row_offsets[e + 1];) {
-      const int64_t rows = std::min<int64_t>(params.row_offsets[e + 1] - begin, capacity - next.row);
+      const int64_t rows =
+          std::min<int64_t>(params.row_offsets[e + 1] - begin, capacity - next.row);
       next.expert = &expert;
       next.begin = begin;
       next.rows = rows;
@@ -60,8 +62,9 @@ void Ffn::Run(Context& context, const GroupedFfnParams& params) {
 void Ffn::RunWave(Context& context, const GroupedFfnParams& params) {
   const int64_t first_row = wave_[0].begin;
   const bool fp8 = Packed(wave_[0].expert->gate).fp8_activations;
-  const InputRows input = PrepareRows(context, params.x.Rows(first_row, wave_.back().row),
-                                      Packed(wave_[0].expert->gate), context.rows, context.row_scales);
+  const InputRows input =
+      PrepareRows(context, params.x.Rows(first_row, wave_.back().row),
+                  Packed(wave_[0].expert->gate), context.rows, context.row_scales);
   context.hidden.Get(wave_.back().hidden * sizeof(uint16_t));
   if (fp8) context.hidden_float.Get(wave_.back().hidden * sizeof(float));
   Up(context, input, first_row);
@@ -69,7 +72,7 @@ void Ffn::RunWave(Context& context, const GroupedFfnParams& params) {
   Down(context, params);
 }
 
-const Ffn::Segment& Ffn::Find(int64_t item, int64_t Segment::* first) const {
+const Ffn::Segment& Ffn::Find(int64_t item, int64_t Segment::*first) const {
   const auto after = std::upper_bound(wave_.begin(), wave_.end(), item,
                                       [&](int64_t i, const Segment& s) { return i < s.*first; });
   return *(after - 1);
@@ -80,7 +83,8 @@ void Ffn::Up(Context& context, const InputRows& input, int64_t first_row) {
   const PackedWeight& typical = Packed(wave_[0].expert->gate);
   const int64_t cost = 2 * PanelCost(typical, end.row / static_cast<int64_t>(wave_.size()));
   auto* hidden = reinterpret_cast<uint16_t*>(context.hidden.Get(0));
-  auto* hidden_float = reinterpret_cast<float*>(typical.fp8_activations ? context.hidden_float.Get(0) : nullptr);
+  auto* hidden_float =
+      reinterpret_cast<float*>(typical.fp8_activations ? context.hidden_float.Get(0) : nullptr);
   context.For(end.up_items, cost, [&](int64_t begin_item, int64_t end_item, int thread) {
     auto* gate = reinterpret_cast<float*>(
         context.threads[thread].sums.Get(2 * kRowChunk * kPanelRows * sizeof(float)));
@@ -108,7 +112,8 @@ void Ffn::Up(Context& context, const InputRows& input, int64_t first_row) {
         } else {
           context.isa.to_bf16(sums, columns, hidden + offset);
         }
-        if (panel * kPanelRows + columns == width) std::fill_n(hidden + offset + columns, stride - width, 0);
+        if (panel * kPanelRows + columns == width)
+          std::fill_n(hidden + offset + columns, stride - width, 0);
       }
     }
   });
@@ -119,8 +124,8 @@ void Ffn::Quantise(Context& context) {
   const int64_t stride = down.padded_cols();
   auto* hidden = reinterpret_cast<uint16_t*>(context.hidden.Get(0));
   auto* hidden_float = reinterpret_cast<float*>(context.hidden_float.Get(0));
-  auto* scales =
-      reinterpret_cast<float*>(context.hidden_scales.Get(wave_.back().row * down.blocks() * sizeof(float)));
+  auto* scales = reinterpret_cast<float*>(
+      context.hidden_scales.Get(wave_.back().row * down.blocks() * sizeof(float)));
   context.For(wave_.back().row, stride * 8, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       context.isa.quantise(hidden_float + t * stride, down.cols, down.block_cols, down.ue8m0_scales,
@@ -157,8 +162,8 @@ void Ffn::Down(Context& context, const GroupedFfnParams& params) {
       const int64_t count = ChunkBegin(segment.rows, chunk + 1) - first;
       MultiplyPanel(context, thread, input, segment.row + first, count, down, 0, panel, sums);
       for (int64_t t = 0; t < count; ++t) {
-        output.Store(context.isa, segment.begin + first + t, 0, panel * kPanelRows, sums + t * kPanelRows,
-                     down.panel_rows(panel));
+        output.Store(context.isa, segment.begin + first + t, 0, panel * kPanelRows,
+                     sums + t * kPanelRows, down.panel_rows(panel));
       }
     }
   });

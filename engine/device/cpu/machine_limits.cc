@@ -53,7 +53,8 @@ double MachineLimits::ReadBandwidth() {
   std::atomic<uint64_t> sink{0};
   double best = 0;
   for (const int streams : {1, 8, 1, 8}) {
-    const double seconds = Timed(threads_, [&](int i) { sink ^= isa.read(pages_->data() + i * part, part, streams); });
+    const double seconds =
+        Timed(threads_, [&](int i) { sink ^= isa.read(pages_->data() + i * part, part, streams); });
     best = std::max(best, static_cast<double>(part) * threads_ / seconds);
   }
   return best;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this machine can do at best, measured with the loops of the instruction set the backend uses: benchmarks print
-// their results beside these, taken in the same run, because a shared host changes its limits within seconds.
+// What this machine can do at best, measured with the loops of the instruction set the backend
+// uses: benchmarks print their results beside these, taken in the same run, because a shared host
+// changes its limits within seconds.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +15,10 @@ class Pages;
 
 class MachineLimits {
  public:
-  // `threads` pinned nowhere, as the backend's are. `bytes`: what one reading streams; far more than the caches.
-  static absl::StatusOr<std::unique_ptr<MachineLimits>> Create(int threads, size_t bytes = size_t{1} << 30);
+  // `threads` pinned nowhere, as the backend's are. `bytes`: what one reading streams; far more
+  // than the caches.
+  static absl::StatusOr<std::unique_ptr<MachineLimits>> Create(int threads,
+                                                               size_t bytes = size_t{1} << 30);
   ~MachineLimits();
 
   // Streaming read, bytes per second: the better of one and of eight streams per thread.

@@ -21,7 +21,8 @@ constexpr size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) 
 
 absl::StatusOr<std::unique_ptr<Pages>> Pages::Map(size_t bytes, const char* what) {
   const auto exhausted = [&] {
-    return absl::ResourceExhaustedError(absl::StrCat(what, ": want ", bytes, " bytes of host memory"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat(what, ": want ", bytes, " bytes of host memory"));
   };
   if (bytes > SIZE_MAX / 2) return exhausted();
   // Small buffers take whole small pages only.
@@ -32,7 +33,8 @@ absl::StatusOr<std::unique_ptr<Pages>> Pages::Map(size_t bytes, const char* what
   if (base == MAP_FAILED) return exhausted();
   // Keep the aligned part of what was mapped.
   auto* begin = static_cast<std::byte*>(base);
-  const size_t skip = RoundUp(reinterpret_cast<uintptr_t>(begin), unit) - reinterpret_cast<uintptr_t>(begin);
+  const size_t skip =
+      RoundUp(reinterpret_cast<uintptr_t>(begin), unit) - reinterpret_cast<uintptr_t>(begin);
   if (skip > 0) munmap(begin, skip);
   munmap(begin + skip + size, unit - skip);
   if (unit == kHugePage) madvise(begin + skip, size, MADV_HUGEPAGE);  // advice: may be refused

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Host memory in huge pages: weights are read once per token from end to end, and with 4 KiB pages the address
-// translation would cost more than the data.
+// Host memory in huge pages: weights are read once per token from end to end, and with 4 KiB pages
+// the address translation would cost more than the data.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,8 @@ class Pages {
   size_t bytes() const { return bytes_; }
 
  private:
-  Pages(std::byte* data, size_t bytes, size_t mapped) : data_(data), bytes_(bytes), mapped_(mapped) {}
+  Pages(std::byte* data, size_t bytes, size_t mapped)
+      : data_(data), bytes_(bytes), mapped_(mapped) {}
 
   std::byte* data_;
   size_t bytes_;
@@ -55,8 +56,9 @@ class Arena {
 // Scratch of one kind that grows to the largest size asked for; contents are lost when it grows.
 class Scratch {
  public:
-  // At least `bytes`, 64-byte aligned. Maps memory only when it must grow; without memory the process ends, since no
-  // operation can report it: Reserve asks for everything a model needs, and reports.
+  // At least `bytes`, 64-byte aligned. Maps memory only when it must grow; without memory the
+  // process ends, since no operation can report it: Reserve asks for everything a model needs, and
+  // reports.
   std::byte* Get(size_t bytes);
   absl::Status Reserve(size_t bytes);
 

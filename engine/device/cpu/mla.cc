@@ -32,9 +32,11 @@ void LinearHeads(Context& context, TensorView x, const PackedWeight& w, TensorVi
   input.stride = w.heads * input.head_stride;
   input.x = x.as<uint16_t>();
   if (input.head_stride != w.cols) {
-    auto* padded = reinterpret_cast<uint16_t*>(context.rows.Get(rows * input.stride * sizeof(uint16_t)));
+    auto* padded =
+        reinterpret_cast<uint16_t*>(context.rows.Get(rows * input.stride * sizeof(uint16_t)));
     for (int64_t i = 0; i < rows * w.heads; ++i) {
-      std::memcpy(padded + i * input.head_stride, x.as<uint16_t>() + i * w.cols, w.cols * sizeof(uint16_t));
+      std::memcpy(padded + i * input.head_stride, x.as<uint16_t>() + i * w.cols,
+                  w.cols * sizeof(uint16_t));
       std::fill(padded + i * input.head_stride + w.cols, padded + (i + 1) * input.head_stride, 0);
     }
     input.x = padded;
@@ -69,11 +71,13 @@ void MlaQuery(Context& context, const MlaQueryParams& params) {
   InputRows input;
   input.head_stride = wuk.padded_cols();
   input.stride = heads * input.head_stride;
-  auto* rounded = reinterpret_cast<uint16_t*>(context.rows.Get(rows * input.stride * sizeof(uint16_t)));
+  auto* rounded =
+      reinterpret_cast<uint16_t*>(context.rows.Get(rows * input.stride * sizeof(uint16_t)));
   input.x = rounded;
   auto* out = params.out.as<uint16_t>();
   context.For(rows, heads * q_width * 6, [&](int64_t begin, int64_t end, int thread) {
-    auto* rotated = reinterpret_cast<float*>(context.threads[thread].row.Get(params.rope.dim * sizeof(float)));
+    auto* rotated =
+        reinterpret_cast<float*>(context.threads[thread].row.Get(params.rope.dim * sizeof(float)));
     for (int64_t t = begin; t < end; ++t) {
       for (int64_t h = 0; h < heads; ++h) {
         const float* q = params.q.f32() + (t * heads + h) * q_width;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What surrounds latent attention: products per head, queries into the latent space, rows into the cache.
+// What surrounds latent attention: products per head, queries into the latent space, rows into the
+// cache.
 #pragma once
 
 #include "engine/device/cpu/context.h"

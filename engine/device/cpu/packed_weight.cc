@@ -10,8 +10,8 @@
 namespace shoal::cpu {
 namespace {
 
-// Where the matrix of one head lies in a stored weight: element (n, k) is row first_row + n, column k; transposed, row
-// first_row + k, column n.
+// Where the matrix of one head lies in a stored weight: element (n, k) is row first_row + n, column
+// k; transposed, row first_row + k, column n.
 struct Slice {
   const QuantTensor* weight;
   int64_t first_row;
@@ -35,7 +35,8 @@ size_t ElementBytes(WeightFormat format) {
 }
 
 float LoadScale(const TensorView& scales, int64_t index) {
-  return scales.dtype() == DType::kF8E8M0 ? E8M0ToFloat(scales.as<uint8_t>()[index]) : scales.f32()[index];
+  return scales.dtype() == DType::kF8E8M0 ? E8M0ToFloat(scales.as<uint8_t>()[index])
+                                          : scales.f32()[index];
 }
 
 // Offset, in elements, of (row `lane` of vector `vec`, column k) within a panel.
@@ -52,7 +53,8 @@ int64_t PanelOffset(WeightFormat format, int vecs, int vec, int64_t lane, int64_
   return 0;
 }
 
-// Copies a slice into zeroed panels. Columns in runs short enough that the 64 rows of a panel stay in cache.
+// Copies a slice into zeroed panels. Columns in runs short enough that the 64 rows of a panel stay
+// in cache.
 template <typename T>
 void PackPanels(const Slice& slice, const T* stored, WeightFormat format, T* out) {
   constexpr int64_t kRun = 64;
@@ -75,7 +77,8 @@ void PackPanels(const Slice& slice, const T* stored, WeightFormat format, T* out
   }
 }
 
-// The scales of one head, [panels][blocks][4], if they are constant over every vector and every block of K.
+// The scales of one head, [panels][blocks][4], if they are constant over every vector and every
+// block of K.
 bool CollectScales(const Slice& slice, int64_t block_cols, std::vector<float>& scales) {
   const int64_t panels = (slice.rows + kPanelRows - 1) / kPanelRows;
   const int64_t blocks = (slice.cols + block_cols - 1) / block_cols;
@@ -100,7 +103,8 @@ bool CollectScales(const Slice& slice, int64_t block_cols, std::vector<float>& s
 
 absl::Status CheckWeight(const QuantTensor& weight) {
   if (weight.data.rank() != 2 || weight.rows() <= 0 || weight.cols() <= 0) {
-    return absl::InvalidArgumentError(absl::StrCat("weight: want [N, K], found ", weight.data.ToString()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("weight: want [N, K], found ", weight.data.ToString()));
   }
   switch (weight.data.dtype()) {
     case DType::kBF16:
@@ -114,11 +118,14 @@ absl::Status CheckWeight(const QuantTensor& weight) {
   }
   if (!weight.quantised()) return absl::OkStatus();
   const int64_t grid_rows = (weight.rows() + weight.block_rows - 1) / weight.block_rows;
-  const int64_t grid_cols = weight.block_cols <= 0 ? 0 : (weight.cols() + weight.block_cols - 1) / weight.block_cols;
-  if (weight.scales.rank() != 2 || weight.scales.dim(0) != grid_rows || weight.scales.dim(1) != grid_cols ||
+  const int64_t grid_cols =
+      weight.block_cols <= 0 ? 0 : (weight.cols() + weight.block_cols - 1) / weight.block_cols;
+  if (weight.scales.rank() != 2 || weight.scales.dim(0) != grid_rows ||
+      weight.scales.dim(1) != grid_cols ||
       (weight.scales.dtype() != DType::kF32 && weight.scales.dtype() != DType::kF8E8M0)) {
     return absl::InvalidArgumentError(absl::StrCat("scales: want [", grid_rows, ", ", grid_cols,
-                                                   "] F32 or F8_E8M0, found ", weight.scales.ToString()));
+                                                   "] F32 or F8_E8M0, found ",
+                                                   weight.scales.ToString()));
   }
   return absl::OkStatus();
 }
@@ -151,7 +158,8 @@ absl::Status Pack(Arena& arena, const std::vector<Slice>& slices, PackedWeight& 
       if (weight.quantised()) {
         as_float = !CollectScales(slice, packed.block_cols, packed.scales);
       } else {
-        packed.scales.resize(packed.scales.size() + packed.panels() * packed.blocks() * kPanelVecs, 1.0f);
+        packed.scales.resize(packed.scales.size() + packed.panels() * packed.blocks() * kPanelVecs,
+                             1.0f);
       }
     }
   }
@@ -195,9 +203,11 @@ PanelDot PackedWeight::Panel(int64_t head, int64_t panel) const {
   dot.format = format;
   dot.vecs = static_cast<int>((panel_rows(panel) + kLanes - 1) / kLanes);
   dot.cols = padded_cols();
-  dot.weights = data.data + head * head_bytes + panel * kPanelRows * padded_cols() * ElementBytes(format);
+  dot.weights =
+      data.data + head * head_bytes + panel * kPanelRows * padded_cols() * ElementBytes(format);
   dot.block_cols = block_cols;
-  if (!scales.empty()) dot.scales = scales.data() + (head * panels() + panel) * blocks() * kPanelVecs;
+  if (!scales.empty())
+    dot.scales = scales.data() + (head * panels() + panel) * blocks() * kPanelVecs;
   return dot;
 }
 
@@ -209,23 +219,26 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(Arena& arena, const Qua
   packed->cols = weight.cols();
   packed->fp8_activations = options.fp8_activations;
   packed->ue8m0_scales = options.ue8m0_scales;
-  SHOAL_RETURN_IF_ERROR(Pack(arena, {Slice{&weight, 0, weight.rows(), weight.cols(), false}}, *packed));
+  SHOAL_RETURN_IF_ERROR(
+      Pack(arena, {Slice{&weight, 0, weight.rows(), weight.cols(), false}}, *packed));
   if (options.fp8_activations && packed->format != WeightFormat::kE4M3) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("fp8 activations: want an F8_E4M3 weight in blocks of a multiple of 16 rows and 4 columns, found ",
-                     weight.data.ToString(), " in blocks of ", weight.block_rows, "x", weight.block_cols));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "fp8 activations: want an F8_E4M3 weight in blocks of a multiple of 16 rows and 4 columns, "
+        "found ",
+        weight.data.ToString(), " in blocks of ", weight.block_rows, "x", weight.block_cols));
   }
   return packed;
 }
 
-absl::StatusOr<std::unique_ptr<PackedWeight>> PackHeads(Arena& arena, const QuantTensor& weight, int64_t heads,
-                                                        int64_t first_row, int64_t row_count, bool transpose) {
+absl::StatusOr<std::unique_ptr<PackedWeight>> PackHeads(Arena& arena, const QuantTensor& weight,
+                                                        int64_t heads, int64_t first_row,
+                                                        int64_t row_count, bool transpose) {
   SHOAL_RETURN_IF_ERROR(CheckWeight(weight));
   if (heads <= 0 || weight.rows() % heads != 0 || first_row < 0 || row_count <= 0 ||
       first_row + row_count > weight.rows() / heads) {
-    return absl::InvalidArgumentError(absl::StrCat("heads: want rows [", first_row, ", ", first_row + row_count,
-                                                   ") of each of ", heads, " slices, found ",
-                                                   weight.data.ToString()));
+    return absl::InvalidArgumentError(absl::StrCat("heads: want rows [", first_row, ", ",
+                                                   first_row + row_count, ") of each of ", heads,
+                                                   " slices, found ", weight.data.ToString()));
   }
   const int64_t slice_rows = weight.rows() / heads;
   auto packed = std::make_unique<PackedWeight>();

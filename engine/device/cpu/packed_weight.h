@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights as the CPU multiplies by them: panels of 64 outputs, interleaved so that one column of K (a pair, for bf16) of
-// all of them is a few consecutive vectors (WeightFormat in simd/isa.h). Values are kept exactly as stored: bf16, f16
-// and f32 as they are, E4M3 as one byte with its block scales apart. What no format holds exactly becomes f32.
+// Weights as the CPU multiplies by them: panels of 64 outputs, interleaved so that one column of K
+// (a pair, for bf16) of all of them is a few consecutive vectors (WeightFormat in simd/isa.h).
+// Values are kept exactly as stored: bf16, f16 and f32 as they are, E4M3 as one byte with its block
+// scales apart. What no format holds exactly becomes f32.
 #pragma once
 
 #include <cstdint>
@@ -36,14 +37,17 @@ struct PackedWeight final : PreparedWeight {
   bool ue8m0_scales = false;
   int64_t block_cols = 0;
   size_t head_bytes = 0;
-  Piece data;                 // [heads][panels][...]
-  std::vector<float> scales;  // [heads][panels][blocks][4]; the last panel's rows are as many as its vectors
+  Piece data;  // [heads][panels][...]
+  std::vector<float>
+      scales;  // [heads][panels][blocks][4]; the last panel's rows are as many as its vectors
 };
 
-// See Kernels::PrepareLinear and PrepareHeads. Errors: InvalidArgument for what cannot be a weight; ResourceExhausted.
+// See Kernels::PrepareLinear and PrepareHeads. Errors: InvalidArgument for what cannot be a weight;
+// ResourceExhausted.
 absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(Arena& arena, const QuantTensor& weight,
                                                          const LinearOptions& options);
-absl::StatusOr<std::unique_ptr<PackedWeight>> PackHeads(Arena& arena, const QuantTensor& weight, int64_t heads,
-                                                        int64_t first_row, int64_t row_count, bool transpose);
+absl::StatusOr<std::unique_ptr<PackedWeight>> PackHeads(Arena& arena, const QuantTensor& weight,
+                                                        int64_t heads, int64_t first_row,
+                                                        int64_t row_count, bool transpose);
 
 }  // namespace shoal::cpu

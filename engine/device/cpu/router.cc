@@ -37,7 +37,8 @@ float GroupScore(TopkMethod method, const float* selection, int size) {
   return method == TopkMethod::kNoAuxTc && size > 1 ? best + second : best;
 }
 
-// Indices of the `count` largest of `values` that `allowed` admits, falling, ties to the lower index. Returns how many.
+// Indices of the `count` largest of `values` that `allowed` admits, falling, ties to the lower
+// index. Returns how many.
 template <typename Allowed>
 int Largest(const float* values, int n, int count, const Allowed& allowed, int32_t* chosen) {
   int size = 0;
@@ -50,8 +51,8 @@ int Largest(const float* values, int n, int count, const Allowed& allowed, int32
   return size;
 }
 
-void RouteRow(const Isa& isa, const RouterConfig& config, const RowScratch& scratch, const float* logits,
-              const float* bias, int32_t* experts, float* weights) {
+void RouteRow(const Isa& isa, const RouterConfig& config, const RowScratch& scratch,
+              const float* logits, const float* bias, int32_t* experts, float* weights) {
   const int n = config.n_routed_experts;
   const int k = config.num_experts_per_tok;
   float* scores = scratch.scores;
@@ -69,7 +70,8 @@ void RouteRow(const Isa& isa, const RouterConfig& config, const RowScratch& scra
   }
   int chosen = 0;
   if (config.topk_method == TopkMethod::kGreedy || config.n_group <= 1) {
-    chosen = Largest(scratch.selection, n, k, [](int) { return true; }, experts);
+    chosen = Largest(
+        scratch.selection, n, k, [](int) { return true; }, experts);
   } else {
     const int size = n / config.n_group;
     for (int g = 0; g < config.n_group; ++g) {
@@ -86,7 +88,9 @@ void RouteRow(const Isa& isa, const RouterConfig& config, const RowScratch& scra
     };
     // Asked once per group, not per expert.
     bool keep = false;
-    chosen = Largest(scratch.selection, n, k, [&](int e) { return keep = e % size == 0 ? kept(e) : keep; }, experts);
+    chosen = Largest(
+        scratch.selection, n, k, [&](int e) { return keep = e % size == 0 ? kept(e) : keep; },
+        experts);
   }
   SHOAL_CHECK(chosen == k);  // the config promises topk_group * n / n_group >= k
   float total = 0;
@@ -106,7 +110,8 @@ void RouterLogits(Context& context, TensorView x, TensorView w, TensorView logit
   const int64_t rows = x.dim(0), experts = w.dim(0), cols = w.dim(1);
   const int64_t row_items = (rows + kLogitRows - 1) / kLogitRows;
   const int64_t expert_items = (experts + kLogitExperts - 1) / kLogitExperts;
-  const int64_t cost = kLogitExperts * cols * 2 * std::max<int64_t>(1, std::min(rows, kLogitRows) / 4);
+  const int64_t cost =
+      kLogitExperts * cols * 2 * std::max<int64_t>(1, std::min(rows, kLogitRows) / 4);
   const Isa& isa = context.isa;
   context.For(row_items * expert_items, cost, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t item = begin; item < end; ++item) {
@@ -122,7 +127,8 @@ void RouterLogits(Context& context, TensorView x, TensorView w, TensorView logit
         isa.router_f32(in, count, w.f32() + e * cols, n, cols, out, experts);
       } else {
         SHOAL_CHECK(w.dtype() == DType::kF16);
-        auto* wide = reinterpret_cast<float*>(context.threads[thread].row.Get(n * cols * sizeof(float)));
+        auto* wide =
+            reinterpret_cast<float*>(context.threads[thread].row.Get(n * cols * sizeof(float)));
         isa.from_f16(w.as<uint16_t>() + e * cols, n * cols, wide);
         isa.router_f32(in, count, wide, n, cols, out, experts);
       }
@@ -130,16 +136,17 @@ void RouterLogits(Context& context, TensorView x, TensorView w, TensorView logit
   });
 }
 
-void Route(Context& context, const RouterConfig& config, TensorView logits, TensorView bias, TensorView experts,
-           TensorView weights) {
+void Route(Context& context, const RouterConfig& config, TensorView logits, TensorView bias,
+           TensorView experts, TensorView weights) {
   const int64_t n = config.n_routed_experts, k = config.num_experts_per_tok;
   context.For(logits.dim(0), n * 32, [&](int64_t begin, int64_t end, int thread) {
-    auto* floats =
-        reinterpret_cast<float*>(context.threads[thread].row.Get((2 * n + config.n_group) * sizeof(float)));
+    auto* floats = reinterpret_cast<float*>(
+        context.threads[thread].row.Get((2 * n + config.n_group) * sizeof(float)));
     const RowScratch scratch = {floats, floats + n, floats + 2 * n};
     for (int64_t t = begin; t < end; ++t) {
-      RouteRow(context.isa, config, scratch, logits.f32() + t * n, bias.rank() == 0 ? nullptr : bias.f32(),
-               experts.as<int32_t>() + t * k, weights.f32() + t * k);
+      RouteRow(context.isa, config, scratch, logits.f32() + t * n,
+               bias.rank() == 0 ? nullptr : bias.f32(), experts.as<int32_t>() + t * k,
+               weights.f32() + t * k);
     }
   });
 }

@@ -11,7 +11,7 @@ namespace shoal::cpu {
 void RouterLogits(Context& context, TensorView x, TensorView w, TensorView logits);
 
 // See Kernels::Route. NaN logits count as the least; always K different experts.
-void Route(Context& context, const RouterConfig& config, TensorView logits, TensorView bias, TensorView experts,
-           TensorView weights);
+void Route(Context& context, const RouterConfig& config, TensorView logits, TensorView bias,
+           TensorView experts, TensorView weights);
 
 }  // namespace shoal::cpu

@@ -16,7 +16,8 @@ namespace {
 constexpr int kChunkBits = 24;
 constexpr uint64_t kChunkMask = (uint64_t{1} << kChunkBits) - 1;
 
-// About 50 us: longer than the serial stretches between two loops of one step, short against a time slice.
+// About 50 us: longer than the serial stretches between two loops of one step, short against a time
+// slice.
 constexpr int kHelperSpins = 1500;
 // A caller's wait for the last chunk of a helper.
 constexpr int kCallerSpins = 3000;
@@ -68,7 +69,7 @@ void ThreadPool::Run(int64_t items, int64_t grain, Function function, const void
   chunks_.store(chunks, std::memory_order_relaxed);
   done_.store(0, std::memory_order_relaxed);
   ticket_.store(generation << kChunkBits, std::memory_order_release);
-  started_.fetch_add(1);             // sequentially consistent with a helper's count of
+  started_.fetch_add(1);  // sequentially consistent with a helper's count of
   if (sleepers_.load() > 0) started_.notify_all();  // itself before it looks again: no wake is lost
 
   Work(generation, 0);
@@ -94,11 +95,14 @@ void ThreadPool::Work(uint64_t generation, int thread) {
     const int64_t grain = grain_.load(std::memory_order_relaxed);
     const int64_t chunks = chunks_.load(std::memory_order_relaxed);
     if (ticket >> kChunkBits != generation || chunk >= chunks) return;
-    // Success proves that the loop is still the one just read: it cannot end before this chunk has run.
+    // Success proves that the loop is still the one just read: it cannot end before this chunk has
+    // run.
     if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
     const int64_t begin = chunk * grain;
     function(context, begin, begin + grain < items ? begin + grain : items, thread);
-    if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(chunks) && thread != 0) done_.notify_one();
+    if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(chunks) &&
+        thread != 0)
+      done_.notify_one();
   }
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Absorbed latent attention (arXiv:2405.04434 sec. 2.1.2) over one tile of cache rows. All 16 heads of a column are the
-// lanes of one vector, so a cache row is read once for all of them, scores come out transposed and the softmax has no
-// horizontal step. Scores and weighted sums are bf16 products in f32; weights are rounded to bf16, and so are summed.
+// Absorbed latent attention (arXiv:2405.04434 sec. 2.1.2) over one tile of cache rows. All 16 heads
+// of a column are the lanes of one vector, so a cache row is read once for all of them, scores come
+// out transposed and the softmax has no horizontal step. Scores and weighted sums are bf16 products
+// in f32; weights are rounded to bf16, and so are summed.
 //
-// Scores of a position depend on that position only. Sums run over positions in order, in pairs from an even position
-// of the tile (the odd one first); positions past the end are not read.
+// Scores of a position depend on that position only. Sums run over positions in order, in pairs
+// from an even position of the tile (the odd one first); positions past the end are not read.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +38,8 @@ struct Attend {
         uint32_t value = 0;
         if (h < heads) {
           value = q[h * width + 2 * pair];
-          if (2 * pair + 1 < width) value |= static_cast<uint32_t>(q[h * width + 2 * pair + 1]) << 16;
+          if (2 * pair + 1 < width)
+            value |= static_cast<uint32_t>(q[h * width + 2 * pair + 1]) << 16;
         }
         packed[pair * kColumnHeads + h] = value;
       }
@@ -45,8 +47,8 @@ struct Attend {
   }
 
   template <int Columns, int Positions>
-  static void Scores(const uint32_t* q0, const uint32_t* q1, const uint16_t* cache, int64_t stride, int64_t pairs,
-                     float* scores0, float* scores1) {
+  static void Scores(const uint32_t* q0, const uint32_t* q1, const uint16_t* cache, int64_t stride,
+                     int64_t pairs, const uint16_t* next, float* scores0, float* scores1) {
     F acc[Columns][Positions];
     SHOAL_UNROLL
     for (int c = 0; c < Columns; ++c) {
@@ -57,6 +59,9 @@ struct Attend {
     const uint16_t* low = cache;
     const uint16_t* high = cache + 8 * stride;
     for (int64_t k = 0; k < pairs; ++k) {
+      // The rows scored next, as many bytes per step as a step reads.
+      __builtin_prefetch(next, 0, 3);
+      next += 2 * Positions;
       U q[Columns];
       q[0] = V::LoadU(q0 + k * kColumnHeads);
       if constexpr (Columns == 2) q[1] = V::LoadU(q1 + k * kColumnHeads);
@@ -78,17 +83,20 @@ struct Attend {
     }
   }
 
-  static void TileScores(const uint32_t* q0, const uint32_t* q1, const uint16_t* cache, int64_t stride, int64_t width,
-                         int positions, float* scores0, float* scores1) {
+  static void TileScores(const uint32_t* q0, const uint32_t* q1, const uint16_t* cache,
+                         int64_t stride, int64_t width, int positions, const uint16_t* next,
+                         float* scores0, float* scores1) {
     const int64_t pairs = width / 2;
-    if (q1 != nullptr) {
-      for (int s = 0; s < positions; s += V::kScoreRows2) {
-        Scores<2, V::kScoreRows2>(q0, q1, cache + s * stride, stride, pairs, scores0 + s * kColumnHeads,
+    const int step = q1 != nullptr ? V::kScoreRows2 : V::kScoreRows1;
+    for (int s = 0; s < positions; s += step) {
+      const uint16_t* rows = cache + s * stride;
+      const uint16_t* after = s + step < positions ? rows + step * stride : next;
+      float* out0 = scores0 + s * kColumnHeads;
+      if (q1 != nullptr) {
+        Scores<2, V::kScoreRows2>(q0, q1, rows, stride, pairs, after, out0,
                                   scores1 + s * kColumnHeads);
-      }
-    } else {
-      for (int s = 0; s < positions; s += V::kScoreRows1) {
-        Scores<1, V::kScoreRows1>(q0, nullptr, cache + s * stride, stride, pairs, scores0 + s * kColumnHeads, nullptr);
+      } else {
+        Scores<1, V::kScoreRows1>(q0, nullptr, rows, stride, pairs, after, out0, nullptr);
       }
     }
   }
@@ -102,8 +110,8 @@ struct Attend {
 
   // Heads x 32 columns of out: out = out * decay + sum over pairs of weights * rows.
   template <int Heads>
-  static void Values(const uint32_t* weights, const uint16_t* cache, int64_t stride, int positions, const float* decay,
-                     bool first, float* out, int64_t out_stride) {
+  static void Values(const uint32_t* weights, const uint16_t* cache, int64_t stride, int positions,
+                     const float* decay, bool first, float* out, int64_t out_stride) {
     F acc[Heads][2];
     SHOAL_UNROLL
     for (int h = 0; h < Heads; ++h) {
@@ -136,10 +144,12 @@ struct Attend {
     }
   }
 
-  static void TileValues(const float* scores, const uint16_t* cache, int64_t stride, int64_t value_width, int positions,
-                         float scale, bool first, uint32_t* weights, const ColumnState& state) {
+  static void TileValues(const float* scores, const uint16_t* cache, int64_t stride,
+                         int64_t value_width, int positions, float scale, bool first,
+                         uint32_t* weights, const ColumnState& state) {
     F max = first ? V::Load(scores) : V::Load(state.max);
-    for (int s = first ? 1 : 0; s < positions; ++s) max = V::Max(max, V::Load(scores + s * kColumnHeads));
+    for (int s = first ? 1 : 0; s < positions; ++s)
+      max = V::Max(max, V::Load(scores + s * kColumnHeads));
     const F factor = V::Set(scale);
     F sum = V::Zero();
     float decay[kColumnHeads];
@@ -154,8 +164,8 @@ struct Attend {
       sum = V::Add(sum, V::AsF(even));
       U pair = V::template ShiftRight<16>(even);
       if (s + 1 < positions) {
-        const U odd =
-            RoundPositive(M::Exp2(V::Mul(V::Sub(V::Load(scores + (s + 1) * kColumnHeads), max), factor)));
+        const U odd = RoundPositive(
+            M::Exp2(V::Mul(V::Sub(V::Load(scores + (s + 1) * kColumnHeads), max), factor)));
         sum = V::Add(sum, V::AsF(odd));
         pair = V::Or(pair, odd);
       }
@@ -171,8 +181,8 @@ struct Attend {
     }
   }
 
-  static void MergeColumns(const ColumnState& whole, const ColumnState& part, int64_t value_width, float scale,
-                           bool first) {
+  static void MergeColumns(const ColumnState& whole, const ColumnState& part, int64_t value_width,
+                           float scale, bool first) {
     float old_decay[kColumnHeads], new_decay[kColumnHeads];
     if (first) {
       V::Store(whole.max, V::Load(part.max));
@@ -198,8 +208,8 @@ struct Attend {
     }
   }
 
-  static void FinishColumn(const ColumnState& state, int64_t value_width, int heads, int64_t n, uint16_t* out,
-                           int64_t out_stride) {
+  static void FinishColumn(const ColumnState& state, int64_t value_width, int heads, int64_t n,
+                           uint16_t* out, int64_t out_stride) {
     for (int h = 0; h < heads; ++h) {
       const F inverse = V::Set(1.0f / state.sum[h]);
       for (int64_t r = 0; r < n; r += kValueUnit) {

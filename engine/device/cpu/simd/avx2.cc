@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The inner loops, compiled for avx2.
-#include "engine/device/cpu/simd/vec_avx2.h"
-
 #include "engine/device/cpu/simd/make_isa_inl.h"
+#include "engine/device/cpu/simd/vec_avx2.h"
 
 namespace shoal::cpu {
 

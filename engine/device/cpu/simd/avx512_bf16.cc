@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The inner loops, compiled for avx512_bf16.
-#include "engine/device/cpu/simd/vec_avx512_bf16.h"
-
 #include "engine/device/cpu/simd/make_isa_inl.h"
+#include "engine/device/cpu/simd/vec_avx512_bf16.h"
 
 namespace shoal::cpu {
 
 namespace {
 bool Supported() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
-         __builtin_cpu_supports("avx512bf16");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bf16");
 }
 }  // namespace
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loops that do nothing but what the machine is best at: bf16 products from registers, and reading memory. Their rates
-// are the limits that benchmarks compare with.
+// Loops that do nothing but what the machine is best at: bf16 products from registers, and reading
+// memory. Their rates are the limits that benchmarks compare with.
 #pragma once
 
 #include <cstddef>

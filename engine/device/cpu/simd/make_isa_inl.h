@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of one instruction set. The files that include this are compiled with that set's own flags; they include
-// nothing with inline functions of others, whose copies the linker might then choose for the whole program.
+// The table of one instruction set. The files that include this are compiled with that set's own
+// flags; they include nothing with inline functions of others, whose copies the linker might then
+// choose for the whole program.
 #pragma once
 
 #include "engine/device/cpu/simd/isa.h"

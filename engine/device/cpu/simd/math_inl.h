@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// exp and its relatives for 16 lanes: the same operations, each rounded once, in every instruction set, so that all of
-// them give the same bits.
+// exp and its relatives for 16 lanes: the same operations, each rounded once, in every instruction
+// set, so that all of them give the same bits.
 #pragma once
 
 #include "engine/device/cpu/simd/isa.h"
@@ -8,8 +8,6 @@
 #include "engine/device/cpu/simd/unroll.h"
 
 namespace shoal::cpu {
-
-
 
 template <class V>
 struct Math {
@@ -41,7 +39,7 @@ struct Math {
     const F clamped = V::Min(V::Set(88.0f), V::Max(V::Set(-87.33654f), x));
     const U n = V::ToInt(V::Mul(clamped, V::Set(kLog2E)));
     const F k = V::FromInt(n);
-    F r = V::Sub(clamped, V::Mul(k, V::Set(0.693359375f)));   // exact: 10 bits
+    F r = V::Sub(clamped, V::Mul(k, V::Set(0.693359375f)));  // exact: 10 bits
     r = V::Sub(r, V::Mul(k, V::Set(-2.12194440e-4f)));
     const F fraction = V::Mul(r, V::Set(kLog2E));
     const F power = V::AsF(V::template ShiftLeft<23>(V::AddU(n, V::SetU(127))));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Router logits from unrounded f32 rows and weights as stored. A logit is 16 chains of fused multiply-adds along k and
-// a fixed tree, whatever rows and experts are computed beside it.
+// Router logits from unrounded f32 rows and weights as stored. A logit is 16 chains of fused
+// multiply-adds along k and a fixed tree, whatever rows and experts are computed beside it.
 #pragma once
 
 #include <cstdint>
@@ -55,8 +55,8 @@ struct Router {
   }
 
   template <typename W>
-  static void Run(const float* x, int64_t rows, const W* w, int64_t experts, int64_t n, float* logits,
-                  int64_t logits_stride) {
+  static void Run(const float* x, int64_t rows, const W* w, int64_t experts, int64_t n,
+                  float* logits, int64_t logits_stride) {
     constexpr int kRows = V::kTileRows >= 4 ? 4 : 2;
     constexpr int kExperts = V::kTileRows >= 6 ? 4 : 1;
     for (int64_t e = 0; e < experts;) {

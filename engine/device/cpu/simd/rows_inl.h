@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations on single rows. Reductions run over 16 lanes (four accumulators of them in the norm) and end in a fixed
-// tree; a tail of fewer than 16 elements is padded with zeros.
+// Operations on single rows. Reductions run over 16 lanes (four accumulators of them in the norm)
+// and end in a fixed tree; a tail of fewer than 16 elements is padded with zeros.
 #pragma once
 
 #include <cstdint>
@@ -67,14 +67,16 @@ struct Rows {
   static void AddScaledF32(float* y, float w, const float* x, int64_t n) {
     const F scale = V::Set(w);
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) V::Store(y + i, V::Add(V::Load(y + i), V::Mul(scale, V::Load(x + i))));
+    for (; i + kLanes <= n; i += kLanes)
+      V::Store(y + i, V::Add(V::Load(y + i), V::Mul(scale, V::Load(x + i))));
     for (; i < n; ++i) y[i] = y[i] + w * x[i];
   }
 
   static void AddScaledBF16(float* y, float w, const uint16_t* x, int64_t n) {
     const F scale = V::Set(w);
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) V::Store(y + i, V::Add(V::Load(y + i), V::Mul(scale, V::LoadBF16(x + i))));
+    for (; i + kLanes <= n; i += kLanes)
+      V::Store(y + i, V::Add(V::Load(y + i), V::Mul(scale, V::LoadBF16(x + i))));
     for (; i < n; ++i) {
       const uint32_t bits = static_cast<uint32_t>(x[i]) << 16;
       float value;
@@ -132,8 +134,8 @@ struct Rows {
     }
   }
 
-  // E4M3 to nearest even, saturating at 448, as an f32: normal numbers keep 3 bits of mantissa; below 2^-6 the step is
-  // 2^-9, which is the last bit of numbers around 1.5 * 2^14.
+  // E4M3 to nearest even, saturating at 448, as an f32: normal numbers keep 3 bits of mantissa;
+  // below 2^-6 the step is 2^-9, which is the last bit of numbers around 1.5 * 2^14.
   static SHOAL_INLINE F RoundE4M3(F x) {
     const F bounded = V::Min(V::Set(448.0f), V::Max(V::Set(-448.0f), x));
     const U bits = V::AsU(bounded);
@@ -145,7 +147,8 @@ struct Rows {
     return V::SelectLess(V::Abs(bounded), V::Set(0x1p-6f), subnormal, normal);
   }
 
-  static void Quantise(const float* x, int64_t n, int64_t block, bool ue8m0, uint16_t* y, float* scales) {
+  static void Quantise(const float* x, int64_t n, int64_t block, bool ue8m0, uint16_t* y,
+                       float* scales) {
     for (int64_t begin = 0; begin < n; begin += block) {
       const int64_t cols = n - begin < block ? n - begin : block;
       F largest = V::Set(1e-4f);
@@ -156,7 +159,8 @@ struct Rows {
       float lanes[kLanes];
       V::Store(lanes, largest);
       float max = lanes[0];
-      for (int i = 1; i < kLanes; ++i) max = lanes[i] > max || lanes[i] != lanes[i] ? lanes[i] : max;
+      for (int i = 1; i < kLanes; ++i)
+        max = lanes[i] > max || lanes[i] != lanes[i] ? lanes[i] : max;
       float scale = max / 448.0f;
       if (ue8m0) {  // the next power of two
         uint32_t bits;

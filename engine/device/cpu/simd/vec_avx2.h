@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/device/cpu/simd/e4m3_table.h"
 #include "engine/device/cpu/simd/unroll.h"
 
 namespace shoal::cpu {
@@ -28,7 +29,9 @@ struct Avx2 {
 
   static SHOAL_INLINE F Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static SHOAL_INLINE F Set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-  static SHOAL_INLINE F Load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static SHOAL_INLINE F Load(const float* p) {
+    return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+  }
   static SHOAL_INLINE void Store(float* p, F x) {
     _mm256_storeu_ps(p, x.a);
     _mm256_storeu_ps(p + 8, x.b);
@@ -60,10 +63,18 @@ struct Avx2 {
   static SHOAL_INLINE U SetU(uint32_t x) {
     return {_mm256_set1_epi32(static_cast<int>(x)), _mm256_set1_epi32(static_cast<int>(x))};
   }
-  static SHOAL_INLINE U AddU(U x, U y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
-  static SHOAL_INLINE U And(U x, U y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
-  static SHOAL_INLINE U Or(U x, U y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
-  static SHOAL_INLINE U Xor(U x, U y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+  static SHOAL_INLINE U AddU(U x, U y) {
+    return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+  }
+  static SHOAL_INLINE U And(U x, U y) {
+    return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
+  }
+  static SHOAL_INLINE U Or(U x, U y) {
+    return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)};
+  }
+  static SHOAL_INLINE U Xor(U x, U y) {
+    return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)};
+  }
   template <int kBits>
   static SHOAL_INLINE U ShiftLeft(U x) {
     return {_mm256_slli_epi32(x.a, kBits), _mm256_slli_epi32(x.b, kBits)};
@@ -91,7 +102,8 @@ struct Avx2 {
 
   static SHOAL_INLINE F LoadBF16(const uint16_t* p) {
     const auto* q = reinterpret_cast<const __m128i*>(p);
-    return AsF(ShiftLeft<16>({_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), _mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1))}));
+    return AsF(ShiftLeft<16>({_mm256_cvtepu16_epi32(_mm_loadu_si128(q)),
+                              _mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1))}));
   }
   static SHOAL_INLINE F LoadF16(const uint16_t* p) {
     const auto* q = reinterpret_cast<const __m128i*>(p);
@@ -103,17 +115,34 @@ struct Avx2 {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
   }
 
-  static SHOAL_INLINE void DecodeE4M3(const std::byte* p, const uint8_t* table, U& a, U& b) {
-    alignas(32) uint16_t decoded[2][32];
-
-    for (int i = 0; i < 64; ++i) {
-      const auto code = static_cast<unsigned>(p[i]);
-      const unsigned index = code & 0x7f;
-      decoded[(i >> 3) & 1][(i >> 4) * 8 + (i & 7)] =
-          static_cast<uint16_t>(table[index] | (table[128 + index] | (code & 0x80)) << 8);
-    }
-    a = LoadU(decoded[0]);
-    b = LoadU(decoded[1]);
+  // 32 codes to the low and the high bytes of their bf16. Normal numbers move the exponent's bias
+  // from 7 to 127, the 8 smallest come from a table.
+  static SHOAL_INLINE void DecodeHalf(__m256i codes, __m256i& a, __m256i& b) {
+    const __m256i index = _mm256_and_si256(codes, _mm256_set1_epi8(0x7f));
+    const __m256i small = _mm256_cmpgt_epi8(_mm256_set1_epi8(8), index);
+    const __m256i nan = _mm256_cmpeq_epi8(index, _mm256_set1_epi8(0x7f));
+    const __m256i low_table = _mm256_broadcastsi128_si256(
+        _mm_load_si128(reinterpret_cast<const __m128i*>(kE4M3Table.bytes)));
+    const __m256i high_table = _mm256_broadcastsi128_si256(
+        _mm_load_si128(reinterpret_cast<const __m128i*>(kE4M3Table.bytes + 128)));
+    __m256i low =
+        _mm256_and_si256(_mm256_slli_epi16(codes, 4), _mm256_set1_epi8(static_cast<char>(0xf0)));
+    __m256i high =
+        _mm256_add_epi8(_mm256_and_si256(_mm256_srli_epi16(codes, 4), _mm256_set1_epi8(0x07)),
+                        _mm256_set1_epi8(0x3c));
+    low = _mm256_blendv_epi8(low, _mm256_shuffle_epi8(low_table, index), small);
+    high = _mm256_blendv_epi8(high, _mm256_shuffle_epi8(high_table, index), small);
+    low = _mm256_blendv_epi8(low, _mm256_set1_epi8(static_cast<char>(0xc0)), nan);
+    high = _mm256_blendv_epi8(high, _mm256_set1_epi8(0x7f), nan);
+    high =
+        _mm256_or_si256(high, _mm256_and_si256(codes, _mm256_set1_epi8(static_cast<char>(0x80))));
+    a = _mm256_unpacklo_epi8(low, high);
+    b = _mm256_unpackhi_epi8(low, high);
+  }
+  static SHOAL_INLINE void DecodeE4M3(const std::byte* p, U& a, U& b) {
+    const U codes = LoadU(p);
+    DecodeHalf(codes.a, a.a, b.a);
+    DecodeHalf(codes.b, a.b, b.b);
   }
 
   static SHOAL_INLINE void PairRows(const uint16_t* row0, const uint16_t* row1, U& a, U& b) {
@@ -132,7 +161,8 @@ struct Avx2 {
     y = {_mm256_permute2f128_ps(a.b, b.b, 0x20), _mm256_permute2f128_ps(a.b, b.b, 0x31)};
   }
 
-  static SHOAL_INLINE void Transpose(const uint32_t* in, int64_t in_stride, uint32_t* out, int64_t out_stride) {
+  static SHOAL_INLINE void Transpose(const uint32_t* in, int64_t in_stride, uint32_t* out,
+                                     int64_t out_stride) {
     for (int i = 0; i < 16; ++i) {
       for (int j = 0; j < 16; ++j) out[i * out_stride + j] = in[j * in_stride + i];
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// 16-lane vectors as one AVX-512 register, bf16 products by vdpbf16ps. Included by avx512_bf16.cc only.
+// 16-lane vectors as one AVX-512 register, bf16 products by vdpbf16ps. Included by avx512_bf16.cc
+// only.
 #pragma once
 
 #include <immintrin.h>
@@ -7,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/device/cpu/simd/e4m3_table.h"
 #include "engine/device/cpu/simd/unroll.h"
 
 namespace shoal::cpu {
@@ -15,11 +17,12 @@ struct Avx512Bf16 {
   using F = __m512;   // 16 f32
   using U = __m512i;  // 16 dwords, or 32 bf16 in pairs
 
-  // Register tile of products: 24 accumulators, 4 weights and a broadcast in 32 registers. A product takes 6 cycles
-  // and two start per cycle (Zen 5), so 12 must be in flight.
+  // Register tile of products: 24 accumulators, 4 weights and a broadcast in 32 registers. A
+  // product takes 6 cycles and two start per cycle (Zen 5), so 12 must be in flight.
   static constexpr int kTileRows = 6;
   static constexpr int kTileVecs = 4;
-  // Attention: positions scored at once for one column and for two; heads x 2 accumulators of values.
+  // Attention: positions scored at once for one column and for two; heads x 2 accumulators of
+  // values.
   static constexpr int kScoreRows1 = 16;
   static constexpr int kScoreRows2 = 8;
   static constexpr int kValueHeads = 8;
@@ -66,26 +69,34 @@ struct Avx512Bf16 {
   }
 
   // acc + a.odd * b.odd, then + a.even * b.even: two fused multiply-adds, subnormals as zero.
-  static SHOAL_INLINE F Dot(F acc, U a, U b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
+  static SHOAL_INLINE F Dot(F acc, U a, U b) {
+    return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
+  }
 
   static SHOAL_INLINE F LoadBF16(const uint16_t* p) {
-    return AsF(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+    return AsF(_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
   }
   static SHOAL_INLINE F LoadF16(const uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   // The upper halves of 16 dwords.
   static SHOAL_INLINE void StoreHigh(uint16_t* p, U x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16)));
   }
 
-  // 64 E4M3 codes to 64 bf16, exactly, NaN included: the 7 bits below the sign index two tables of bytes. Bytes 0-7 of
-  // each 128-bit lane go to `a`, bytes 8-15 to `b`.
-  static SHOAL_INLINE void DecodeE4M3(const std::byte* p, const uint8_t* table, U& a, U& b) {
+  // 64 E4M3 codes to 64 bf16, exactly, NaN included: the 7 bits below the sign index two tables of
+  // bytes. Bytes 0-7 of each 128-bit lane go to `a`, bytes 8-15 to `b`.
+  static SHOAL_INLINE void DecodeE4M3(const std::byte* p, U& a, U& b) {
+    const uint8_t* table = kE4M3Table.bytes;
     const U codes = _mm512_loadu_si512(p);
-    U low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), codes, _mm512_loadu_si512(table + 64));
-    U high = _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), codes, _mm512_loadu_si512(table + 192));
-    high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);  // h | (c & s)
+    U low =
+        _mm512_permutex2var_epi8(_mm512_loadu_si512(table), codes, _mm512_loadu_si512(table + 64));
+    U high = _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), codes,
+                                      _mm512_loadu_si512(table + 192));
+    high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(static_cast<char>(0x80)),
+                                     0xf8);  // h | (c & s)
     a = _mm512_unpacklo_epi8(low, high);
     b = _mm512_unpackhi_epi8(low, high);
   }
@@ -104,13 +115,15 @@ struct Avx512Bf16 {
   }
   static SHOAL_INLINE void Unpair(F a, F b, F& x, F& y) {
     const U first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
-    const U second = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+    const U second =
+        _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
     x = _mm512_permutex2var_ps(a, first, b);
     y = _mm512_permutex2var_ps(a, second, b);
   }
 
   // out[i][j] = in[j][i] of 16 x 16 dwords; rows `in_stride` and `out_stride` dwords apart.
-  static SHOAL_INLINE void Transpose(const uint32_t* in, int64_t in_stride, uint32_t* out, int64_t out_stride) {
+  static SHOAL_INLINE void Transpose(const uint32_t* in, int64_t in_stride, uint32_t* out,
+                                     int64_t out_stride) {
     U r[16], t[16];
     SHOAL_UNROLL
     for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(in + i * in_stride);
@@ -137,8 +150,10 @@ struct Avx512Bf16 {
     for (int i = 0; i < 4; ++i) {
       _mm512_storeu_si512(out + i * out_stride, _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88));
       _mm512_storeu_si512(out + (8 + i) * out_stride, _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd));
-      _mm512_storeu_si512(out + (4 + i) * out_stride, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88));
-      _mm512_storeu_si512(out + (12 + i) * out_stride, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd));
+      _mm512_storeu_si512(out + (4 + i) * out_stride,
+                          _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88));
+      _mm512_storeu_si512(out + (12 + i) * out_stride,
+                          _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd));
     }
   }
 };

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/device/cpu/simd/e4m3_table.h"
 #include "engine/device/cpu/simd/unroll.h"
 
 namespace shoal::cpu {
@@ -63,7 +64,8 @@ struct Portable {
   }
   static SHOAL_INLINE U AsU(F x) { return reinterpret_cast<U>(x); }
   static SHOAL_INLINE F AsF(U x) { return reinterpret_cast<F>(x); }
-  // |x| < 2^22: adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits. NaN gives an integer.
+  // |x| < 2^22: adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
+  // NaN gives an integer.
   static SHOAL_INLINE U ToInt(F x) { return AsU(x + 12582912.0f) - 0x4b400000u; }
   static SHOAL_INLINE F FromInt(U x) { return __builtin_convertvector(reinterpret_cast<I>(x), F); }
   static SHOAL_INLINE U SelectNaN(F x, U yes, U no) {
@@ -90,7 +92,8 @@ struct Portable {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<uint16_t>(x[i] >> 16);
   }
 
-  static SHOAL_INLINE void DecodeE4M3(const std::byte* p, const uint8_t* table, U& a, U& b) {
+  static SHOAL_INLINE void DecodeE4M3(const std::byte* p, U& a, U& b) {
+    const uint8_t* table = kE4M3Table.bytes;
     uint16_t decoded[2][32];
 
     for (int i = 0; i < 64; ++i) {
@@ -121,7 +124,8 @@ struct Portable {
     y = b;
   }
 
-  static SHOAL_INLINE void Transpose(const uint32_t* in, int64_t in_stride, uint32_t* out, int64_t out_stride) {
+  static SHOAL_INLINE void Transpose(const uint32_t* in, int64_t in_stride, uint32_t* out,
+                                     int64_t out_stride) {
     for (int i = 0; i < 16; ++i) {
       for (int j = 0; j < 16; ++j) out[i * out_stride + j] = in[j * in_stride + i];
     }
@@ -131,7 +135,8 @@ struct Portable {
   static SHOAL_INLINE float F16(uint16_t bits) {
     const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16;
     const uint32_t magnitude = bits & 0x7fff;
-    // The exponent field moves from bias 15 to 127 by a product, which also makes subnormals normal.
+    // The exponent field moves from bias 15 to 127 by a product, which also makes subnormals
+    // normal.
     uint32_t word = magnitude << 13;
     float value;
     __builtin_memcpy(&value, &word, 4);

@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What a client sees when a worker dies: the longest gap of the streams that ran elsewhere, and when the streams of the
+dead worker go on. Starts `shoal serve` for each transport, streams from it, kills (or stops) a worker at a random moment,
+and prints distributions over many rounds, beside the gaps of the same streams before anything happened.
+
+  benchmarks/failover.py --model deploy/models/shoal-tiny --rounds 20 --transport shm grpc --fault kill stop
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+WATCH_S = 2.0  # after the fault
+CALM_S = 1.0  # before it
+
+
+class Stream:
+    """A streamed completion: when something of it arrived. Bytes are looked at as little as possible."""
+
+    def __init__(self, address, index, chance, tokens):
+        body = json.dumps({"model": "bench", "prompt": f"Scene {index}:\n" + "My lord, " * chance.randint(1, 60),
+                           "max_tokens": tokens, "ignore_eos": True, "temperature": 0.8, "seed": index,
+                           "stream": True}).encode()
+        self.socket = socket.create_connection(address)
+        self.socket.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+                            b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
+        self.socket.setblocking(False)
+        self.arrivals, self.ended, self.error = [], False, None
+
+    def read(self, now):
+        data = self.socket.recv(1 << 16)
+        if not data or b"data: [DONE]" in data:
+            self.ended = True
+        if b'"error"' in data:
+            self.error = data.decode(errors="replace")
+        if b"data: {" in data:
+            self.arrivals.append(now)
+
+    def longest_gap(self, begin, end):
+        """Of the gaps that touch [begin, end]: the longest, in seconds, and when it was over."""
+        times = [t for t in self.arrivals if t <= end]
+        gaps = [(b - a, b) for a, b in zip(times, times[1:]) if b >= begin]
+        if not self.ended and times:
+            gaps.append((end - times[-1], end))
+        return max(gaps, default=(0.0, begin))
+
+
+class Cluster:
+    def __init__(self, arguments, transport):
+        self.log = tempfile.NamedTemporaryFile("w+", prefix="shoal-failover-", suffix=".log")
+        self.process = subprocess.Popen(
+            [arguments.binary, "serve", "--model", arguments.model, "--served-model-name", "bench", "--workers",
+             str(arguments.workers), "--holders", str(arguments.holders), "--transport", transport, "--http",
+             "127.0.0.1:0", "--log-level", "warn"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log,
+            text=True)
+        line = self.process.stdout.readline()
+        if "listening on" not in line:
+            sys.exit(f"shoal serve did not start:\n{pathlib.Path(self.log.name).read_text()}")
+        self.url = line.split()[-1]
+        host, port = self.url.removeprefix("http://").split(":")
+        self.address = (host, int(port))
+
+    def state(self):
+        with urllib.request.urlopen(self.url + "/cluster", timeout=10) as answer:
+            return json.loads(answer.read())
+
+    def wait_until_whole(self, holders):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            state = self.state()
+            if (state["holders"]["least"] >= holders and state["requests_running"] == 0 and
+                    all(worker["state"] == "serving" for worker in state["workers"])):
+                return
+            time.sleep(0.02)
+        sys.exit("the cluster is not whole again")
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+
+def watch(streams, until, enough=None):
+    """Reads until the time, or until enough() holds."""
+    with selectors.DefaultSelector() as selector:
+        for stream in streams:
+            if not stream.ended:
+                selector.register(stream.socket, selectors.EVENT_READ, stream)
+        while time.monotonic() < until and not (enough and enough()):
+            for key, _ in selector.select(timeout=min(0.05, max(0.0, until - time.monotonic()))):
+                key.data.read(time.monotonic())
+                if key.data.ended:
+                    selector.unregister(key.fileobj)
+
+
+def one_round(cluster, arguments, fault, chance):
+    """Gaps in ms: {"calm": [...], "unaffected": [...], "resumed": [...]} and the phases the cluster itself measured."""
+    streams = [Stream(cluster.address, index, chance, arguments.tokens) for index in range(arguments.streams)]
+    watch(streams, time.monotonic() + 60, lambda: all(len(stream.arrivals) > 20 for stream in streams))
+    watch(streams, time.monotonic() + CALM_S + chance.uniform(0, 0.3))
+    before = cluster.state()
+    victim = chance.choice(before["workers"])
+    struck = time.monotonic()
+    os.kill(victim["pid"], signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
+    watch(streams, struck + WATCH_S)
+    end = time.monotonic()
+    failed = [stream.error or "ended early" for stream in streams if stream.error or stream.ended]
+    losses = [recovery for recovery in cluster.state()["recoveries"]
+              if recovery["epoch"] > before["epoch"] and recovery["cause"] != "entry"]
+    affected = sum(recovery["replayed"] for recovery in losses)
+    gaps = sorted((stream.longest_gap(struck, end) for stream in streams), reverse=True)
+    result = {
+        "calm": [1e3 * stream.longest_gap(struck - CALM_S, struck)[0] for stream in streams],
+        "unaffected": [1e3 * gap for gap, _ in gaps[affected:]],
+        "resumed": [1e3 * (over - struck) for _, over in gaps[:affected]],
+        "failed": failed,
+    }
+    for name in ("silent_ms", "decided_ms", "fenced_ms", "resumed_ms"):
+        result[name] = [losses[0][name]] if losses and losses[0][name] is not None else []
+    if fault == "stop":
+        os.kill(victim["pid"], signal.SIGCONT)
+    for stream in streams:
+        stream.socket.close()
+    return result
+
+
+def show(name, values, note):
+    if not values:
+        print(f"  {name:<34} -")
+        return
+    values = sorted(values)
+    at = lambda share: values[min(len(values) - 1, int(share * len(values)))]
+    print(f"  {name:<34} {at(0.5):9.1f} {at(0.9):9.1f} {at(0.99):9.1f} {values[-1]:9.1f}   {len(values)} {note}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default=str(ROOT / "build/release/shoal"))
+    parser.add_argument("--model", default=str(ROOT / "deploy/models/shoal-tiny"))
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--holders", type=int, default=2)
+    parser.add_argument("--transport", nargs="+", default=["shm"])
+    parser.add_argument("--fault", nargs="+", choices=("kill", "stop"), default=["kill"])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--streams", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=1900)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of tables")
+    arguments = parser.parse_args()
+    for transport in arguments.transport:
+        for fault in arguments.fault:
+            chance = random.Random(arguments.seed)
+            cluster = Cluster(arguments, transport)
+            sums = {}
+            try:
+                cluster.wait_until_whole(arguments.holders)
+                for _ in range(arguments.rounds):
+                    for name, values in one_round(cluster, arguments, fault, chance).items():
+                        sums.setdefault(name, []).extend(values)
+                    cluster.wait_until_whole(arguments.holders)
+            finally:
+                cluster.stop()
+            if arguments.json:
+                print(json.dumps({"transport": transport, "fault": fault, "workers": arguments.workers,
+                                  "holders": arguments.holders, "streams": arguments.streams,
+                                  "rounds": arguments.rounds, **sums}), flush=True)
+                continue
+            print(f"{transport}, {fault}: {arguments.rounds} rounds, {arguments.workers} workers, {arguments.holders} "
+                  f"holders, {arguments.streams} streams, seed {arguments.seed}")
+            print(f"  {'ms':<34} {'p50':>9} {'p90':>9} {'p99':>9} {'max':>9}")
+            show("longest gap in a calm second", sums["calm"], "streams")
+            show("longest gap, unaffected streams", sums["unaffected"], "streams")
+            show("affected streams go on after", sums["resumed"], "streams")
+            show("cluster: silent before suspected", sums["silent_ms"], "deaths")
+            show("cluster: suspected -> decided", sums["decided_ms"], "deaths")
+            show("cluster: suspected -> fenced", sums["fenced_ms"], "deaths")
+            show("cluster: suspected -> resumed", sums["resumed_ms"], "deaths")
+            print(f"  failed streams: {len(sums['failed'])}", flush=True)
+            for failure in sums["failed"][:3]:
+                print(f"    {failure[:200]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -98,6 +98,12 @@ struct PromptLogprobs {
   int32_t position = 0;
   std::vector<TokenLogprobs> logprobs;
 };
+// A sequence that cannot go on while all others can: its logits are no numbers. What the step reports of it besides is
+// meaningless.
+struct SequenceFailure {
+  SequenceId sequence;
+  std::string why;
+};
 
 // --- Events -----------------------------------------------------------------------------------------------------------
 
@@ -147,6 +153,7 @@ struct StepDone {
                         // Reports of an epoch that is over count as a sign of life and nothing else
   std::vector<SampledToken> tokens;
   std::vector<PromptLogprobs> prompt_logprobs;
+  std::vector<SequenceFailure> failures;
   absl::Duration busy;         // computing
   absl::Duration waiting;      // in exchanges
   // By source rank: how long this rank waited for it in this step, over all layers, in dispatches and in combines.

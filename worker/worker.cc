@@ -332,6 +332,16 @@ bool Worker::Connect(const std::vector<std::string>& endpoints) {
   return true;
 }
 
+absl::Status Worker::Leave(CoordinatorLink& link, const absl::Status& why) {
+  auto message = std::make_unique<proto::WorkerMessage>();
+  proto::Status& status = *message->mutable_goodbye()->mutable_status();
+  status.set_code(static_cast<int>(why.code()));
+  status.set_message(std::string(why.message()));
+  link.Send(std::move(message));
+  link.Finish(absl::Now() + absl::Milliseconds(500));
+  return absl::FailedPreconditionError(why.message());
+}
+
 absl::Status Worker::EnsureShare(const ExpertPlacement& placement, int niceness) {
   if (share_.has_value() && Covers(*share_, placement, rank_)) return absl::OkStatus();
   if (ready_) {
@@ -401,14 +411,7 @@ absl::Status Worker::OnLoaded(CoordinatorLink& link) {
     loaded_.reset();
   }
   if (!loaded.ok()) {
-    auto message = std::make_unique<proto::WorkerMessage>();
-    proto::Status& status = *message->mutable_goodbye()->mutable_status();
-    status.set_code(static_cast<int>(loaded.status().code()));
-    status.set_message(std::string(loaded.status().message()));
-    link.Send(std::move(message));
-    link.Finish(absl::Now() + absl::Milliseconds(500));
-    // Whatever it was, it will be so again.
-    return absl::FailedPreconditionError(loaded.status().message());
+    return Leave(link, loaded.status());
   }
   model_ = *std::move(loaded);
   spdlog::info("rank {}: loaded {} MiB of weights", rank_.value(), model_->weight_bytes() >> 20);

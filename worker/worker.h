@@ -98,6 +98,8 @@ class Worker {
   void Load(const ExpertPlacement& placement, RankId rank, int niceness);
   // Says what has become true: loaded, ready for the epoch.
   absl::Status Report(CoordinatorLink& link);
+  // Tells the coordinator why this worker will not do, and returns it as an error that is for good.
+  absl::Status Leave(CoordinatorLink& link, const absl::Status& why);
   // Forgets rank, weights and peers, so that another rank can be taken.
   void LeaveRank();
   void Interrupt(std::optional<Epoch> assigned) ABSL_LOCKS_EXCLUDED(mutex_);

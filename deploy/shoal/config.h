@@ -54,6 +54,7 @@ struct ShoalConfig {
   bool prefix_cache = true;
   double step_timeout_s = 30;
   double heartbeat_timeout_s = 0.3;
+  double load_timeout_s = 7200;
   double drain_timeout_s = 30;
 
   // The API.

@@ -30,7 +30,7 @@ class Stream:
     """A streamed completion: when something of it arrived. Bytes are looked at as little as possible."""
 
     def __init__(self, address, index, chance, tokens):
-        body = json.dumps({"model": "bench", "prompt": f"Scene {index}:\n" + "My lord, " * chance.randint(1, 60),
+        body = json.dumps({"model": "bench", "prompt": f"Scene {index}:\n" + "My lord, " * chance.randint(1, 40),
                            "max_tokens": tokens, "ignore_eos": True, "temperature": 0.8, "seed": index,
                            "stream": True}).encode()
         self.socket = socket.create_connection(address)
@@ -41,8 +41,10 @@ class Stream:
 
     def read(self, now):
         data = self.socket.recv(1 << 16)
-        if not data or b"data: [DONE]" in data:
+        if b"data: [DONE]" in data:
             self.ended = True
+        elif not data:
+            self.ended, self.error = True, self.error or "closed without an end"
         if b'"error"' in data:
             self.error = data.decode(errors="replace")
         if b"data: {" in data:
@@ -107,7 +109,8 @@ def watch(streams, until, enough=None):
 def one_round(cluster, arguments, fault, chance):
     """Gaps in ms: {"calm": [...], "unaffected": [...], "resumed": [...]} and the phases the cluster itself measured."""
     streams = [Stream(cluster.address, index, chance, arguments.tokens) for index in range(arguments.streams)]
-    watch(streams, time.monotonic() + 60, lambda: all(len(stream.arrivals) > 20 for stream in streams))
+    watch(streams, time.monotonic() + 60, lambda: all(len(stream.arrivals) > 20 or stream.error for stream in streams))
+    assert not any(stream.error for stream in streams), [stream.error for stream in streams]
     watch(streams, time.monotonic() + CALM_S + chance.uniform(0, 0.3))
     before = cluster.state()
     victim = chance.choice(before["workers"])
@@ -115,7 +118,7 @@ def one_round(cluster, arguments, fault, chance):
     os.kill(victim["pid"], signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
     watch(streams, struck + WATCH_S)
     end = time.monotonic()
-    failed = [stream.error or "ended early" for stream in streams if stream.error or stream.ended]
+    failed = [stream.error for stream in streams if stream.error]
     losses = [recovery for recovery in cluster.state()["recoveries"]
               if recovery["epoch"] > before["epoch"] and recovery["cause"] != "entry"]
     affected = sum(recovery["replayed"] for recovery in losses)
@@ -154,7 +157,7 @@ def main():
     parser.add_argument("--fault", nargs="+", choices=("kill", "stop"), default=["kill"])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--streams", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=1900)
+    parser.add_argument("--tokens", type=int, default=1700)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of tables")
     arguments = parser.parse_args()

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // See cluster_metrics_internal.h.
+#include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -37,6 +40,19 @@ class SnapshotFamilies {
     for (const WorkerSnapshot& worker : snapshot.workers) {
       Gauge(name, help, static_cast<double>(value(worker)), OfRank(worker.rank));
     }
+  }
+
+  void Histogram(const std::string& name, const std::string& help,
+                 const BlockLifetimes& lifetimes) {
+    ClientMetric::Histogram& histogram = Add(name, help, MetricType::Histogram, {}).histogram;
+    for (size_t i = 0; i < lifetimes.counts.size(); ++i) {
+      histogram.sample_count += static_cast<uint64_t>(lifetimes.counts[i]);
+      const double bound = i < BlockLifetimes::kBounds.size()
+                               ? BlockLifetimes::kBounds[i]
+                               : std::numeric_limits<double>::infinity();
+      histogram.bucket.push_back({histogram.sample_count, bound});
+    }
+    histogram.sample_sum = lifetimes.sum_s;
   }
 
   std::vector<MetricFamily> Take() { return std::move(families_); }
@@ -80,6 +96,9 @@ void AddLoad(const ClusterSnapshot& snapshot, SnapshotFamilies& families) {
                    snapshot.prompt_tokens);
   families.Counter("shoal_generation_tokens_total", "Tokens generated",
                    snapshot.generation_tokens);
+  families.Histogram("shoal_cache_block_lifetime_seconds",
+                     "From a cache block's allocation until what it holds is given up",
+                     snapshot.block_lifetimes);
   families.Counter("shoal_steps_total", "Steps of the expert-parallel unit", snapshot.steps);
   families.PerWorker(snapshot, "shoal_worker_blocks_used", "Cache blocks in use on a rank",
                      [](const WorkerSnapshot& worker) { return worker.blocks_used; });

@@ -45,6 +45,7 @@ const std::multimap<std::string, std::string>& Aliases() {
       {"shoal_request_queue_time_seconds", "vllm:request_queue_time_seconds"},
       {"shoal_request_prefill_time_seconds", "vllm:request_prefill_time_seconds"},
       {"shoal_request_decode_time_seconds", "vllm:request_decode_time_seconds"},
+      {"shoal_cache_block_lifetime_seconds", "vllm:kv_block_lifetime_seconds"},
   };
   return kAliases;
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "coordinator/core/block_lifetimes.h"
 #include "coordinator/core/events.h"
 #include "engine/base/ids.h"
 
@@ -85,6 +86,7 @@ struct ClusterSnapshot {
   int64_t prompt_tokens = 0;
   int64_t generation_tokens = 0;
   int64_t steps = 0;
+  BlockLifetimes block_lifetimes;  // of all ranks since the start
   // Steps are computed, or will be as soon as the members of a new epoch are connected. False before
   // the unit is formed, and while it is paused: requests are taken and wait all the same.
   bool serving = false;

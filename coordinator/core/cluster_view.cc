@@ -70,6 +70,7 @@ ClusterSnapshot ViewCluster(const ServingState& state, const Membership& members
   view.prompt_tokens = counters.prompt_tokens;
   view.generation_tokens = counters.generation_tokens;
   view.steps = counters.steps;
+  view.block_lifetimes = state.block_lifetimes;
   view.serving = state.serving || membership.connecting();
   view.paused = membership.paused();
   view.least_holders = membership.redundancy().least_holders;

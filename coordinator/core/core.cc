@@ -44,6 +44,7 @@ class CoordinatorCore final : public Core {
         waiting_(config.workers, config.step_timeout) {}
 
   void Step(const Event& event, absl::Time now, std::vector<Command>& commands) override {
+    state_.block_lifetimes.now = now;
     std::visit([&](const auto& e) { On(e, now, commands); }, event);
     if (state_.serving && membership_.has_entrants()) {
       // They enter between two steps: what is in flight ends, nothing more is planned.

@@ -119,6 +119,7 @@ void BeginEpoch(ServingState& state, const Membership& membership, absl::Time no
       state.ranks[r] = RankBatch(member->id, member->cache_blocks, state.config.block_tokens);
     }
   }
+  for (RankBatch& rank : state.ranks) rank.blocks.CountLifetimes(&state.block_lifetimes);
   state.epoch = membership.epoch();
   state.serving = true;
   state.rewind_due = true;

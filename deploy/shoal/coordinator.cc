@@ -19,6 +19,7 @@ absl::Status Coordinate(const ShoalConfig& config) {
   StopSignal stop;
   StartLogging(config.log_level);
   spdlog::info("configuration:\n{}", ConfigToYaml(config, kCoordinator));
+  SHOAL_RETURN_IF_ERROR(Head::CheckFiles(config));
   SHOAL_ASSIGN_OR_RETURN(ServedModel model, OpenServedModel(config));
   // Who is on which host is known when the workers have dialled in: then the core plans.
   if (config.placement.empty()) model.placement = nullptr;

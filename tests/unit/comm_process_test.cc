@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows that the transports between processes survive what processes do: a rank killed with SIGKILL
-// is named to the others within a fraction of a second, waiting or idle; a new process takes its
-// place in the next epoch, or the others go on without it; one that was only stopped and wakes up in
-// a past epoch disturbs nobody, and may come back;
+// is named to the others within a fraction of a second, waiting or idle; one that stands still for
+// seconds is not taken for dead; a new process takes a dead one's place in the next epoch, or the
+// others go on without it; one that was only stopped and wakes up in a past epoch disturbs nobody,
+// and may come back;
 // and nothing is left behind on the host. The ranks are copies of this program, told what to do
 // through pipes.
 #include <fcntl.h>
@@ -351,6 +352,16 @@ TEST_P(CommProcess, ASleeperThatIsLeftOutSpoilsNothing) {
     for_others([](Process& rank) { EXPECT_EQ(rank.Answer(), "ok"); });
     ConnectAll(epoch + 2);
   }
+}
+
+// A core that others took, a page-in, a debugger: longer than a keepalive, shorter than a deadline.
+TEST_P(CommProcess, AProcessThatStandsStillForAWhileIsNotDead) {
+  ConnectAll(1);
+  ExchangeAll(1, 10);
+  kill(ranks_[1]->pid(), SIGSTOP);
+  absl::SleepFor(absl::Seconds(3));
+  kill(ranks_[1]->pid(), SIGCONT);
+  ExchangeAll(1, 10);
 }
 
 TEST_P(CommProcess, OneThatLeavesInGoodOrderIsMissedOnlyWhereItIsNeeded) {

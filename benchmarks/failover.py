@@ -5,6 +5,11 @@ dead worker go on. Starts `shoal serve` for each transport, streams from it, kil
 and prints distributions over many rounds, beside the gaps of the same streams before anything happened.
 
   benchmarks/failover.py --model deploy/models/shoal-tiny --rounds 20 --transport shm grpc --fault kill stop
+
+With --steady nothing happens to anybody: a cluster with --holders and one with a single holder take turns with the same
+streams, and the cost of what is there for failover alone is the ratio of each pair, in tokens/s and in CPU time per token.
+
+  benchmarks/failover.py --steady --rounds 20
 """
 
 import argparse
@@ -60,11 +65,11 @@ class Stream:
 
 
 class Cluster:
-    def __init__(self, arguments, transport):
+    def __init__(self, arguments, transport, holders):
         self.log = tempfile.NamedTemporaryFile("w+", prefix="shoal-failover-", suffix=".log")
         self.process = subprocess.Popen(
             [arguments.binary, "serve", "--model", arguments.model, "--served-model-name", "bench", "--workers",
-             str(arguments.workers), "--holders", str(arguments.holders), "--transport", transport, "--http",
+             str(arguments.workers), "--holders", str(holders), "--transport", transport, "--http",
              "127.0.0.1:0", "--log-level", "warn"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log,
             text=True)
         line = self.process.stdout.readline()
@@ -87,6 +92,14 @@ class Cluster:
                 return
             time.sleep(0.02)
         sys.exit("the cluster is not whole again")
+
+    def cpu_seconds(self):
+        """Of the coordinator and all workers, so far."""
+        total = 0
+        for pid in [self.process.pid, *(worker["pid"] for worker in self.state()["workers"])]:
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return total
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -138,6 +151,45 @@ def one_round(cluster, arguments, fault, chance):
     return result
 
 
+def steady_turn(cluster, arguments, seed):
+    """Tokens per second and CPU milliseconds per token of the same streams, from their first steps to their last."""
+    cluster.wait_until_whole(1)
+    tokens, cpu, begin = cluster.state()["generation_tokens"], cluster.cpu_seconds(), time.monotonic()
+    chance = random.Random(seed)
+    streams = [Stream(cluster.address, index, chance, arguments.tokens) for index in range(arguments.streams)]
+    watch(streams, begin + 120, lambda: all(stream.ended for stream in streams))
+    end = time.monotonic()
+    errors = [stream.error for stream in streams if stream.error]
+    assert not errors, errors
+    tokens = cluster.state()["generation_tokens"] - tokens
+    return tokens / (end - begin), 1e3 * (cluster.cpu_seconds() - cpu) / tokens
+
+
+def steady(arguments, transport):
+    clusters = {holders: Cluster(arguments, transport, holders) for holders in (1, arguments.holders)}
+    speeds, costs = [], []
+    try:
+        for cluster in clusters.values():
+            steady_turn(cluster, arguments, 0)  # warm
+        for round_ in range(arguments.rounds):
+            turns = {}
+            order = list(clusters) if round_ % 2 else list(clusters)[::-1]
+            for holders in order:
+                turns[holders] = steady_turn(clusters[holders], arguments, round_)
+            speeds.append(turns[1][0] / turns[arguments.holders][0])
+            costs.append(turns[arguments.holders][1] / turns[1][1])
+    finally:
+        for cluster in clusters.values():
+            cluster.stop()
+    print(f"{transport}, steady: {arguments.rounds} pairs, {arguments.workers} workers, {arguments.holders} holders beside 1, "
+          f"{arguments.streams} streams of {arguments.tokens} tokens")
+    for name, ratios in (("time per token", speeds), ("CPU time per token", costs)):
+        ratios = sorted(100 * (ratio - 1) for ratio in ratios)
+        quarter = len(ratios) // 4
+        print(f"  {name:<20} {ratios[len(ratios) // 2]:+6.2f} % (median; quartiles {ratios[quarter]:+.2f} % to "
+              f"{ratios[-1 - quarter]:+.2f} %)", flush=True)
+
+
 def show(name, values, note):
     if not values:
         print(f"  {name:<34} -")
@@ -159,12 +211,16 @@ def main():
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=1700)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steady", action="store_true", help="no fault: the cost of --holders beside --holders 1")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of tables")
     arguments = parser.parse_args()
     for transport in arguments.transport:
+        if arguments.steady:
+            steady(arguments, transport)
+            continue
         for fault in arguments.fault:
             chance = random.Random(arguments.seed)
-            cluster = Cluster(arguments, transport)
+            cluster = Cluster(arguments, transport, arguments.holders)
             sums = {}
             try:
                 cluster.wait_until_whole(arguments.holders)

@@ -273,6 +273,7 @@ TEST_F(LinkTest, AnAssignmentNamesEveryEndpointAndInterrupts) {
   AssignRank command;
   command.worker = Join(*worker);
   hello.set_endpoint("endpoint-1");
+  hello.set_host("there");
   auto other = Dial(hello);
   command.members = {command.worker, Join(*other), std::nullopt};
   command.epoch = Epoch(2);
@@ -286,7 +287,8 @@ TEST_F(LinkTest, AnAssignmentNamesEveryEndpointAndInterrupts) {
   EXPECT_EQ(interrupted, Epoch(2));  // before the message could be seen
   EXPECT_EQ((*received)->assign_rank().ShortDebugString(),
             "epoch: 2 endpoints: \"endpoint-0\" endpoints: \"endpoint-1\" endpoints: \"\" "
-            "placement { } placement { replicas: 2 replicas: 1 ranks: 0 ranks: 1 ranks: 1 }");
+            "placement { } placement { replicas: 2 replicas: 1 ranks: 0 ranks: 1 ranks: 1 } "
+            "host_of_rank: 0 host_of_rank: 1 host_of_rank: -1");
 }
 
 // The core will hear of the loss and raise the epoch again; nobody shall try to connect meanwhile.

@@ -275,7 +275,7 @@ absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& as
   epoch_ = Epoch(assign.epoch());
   placement_ = std::move(placement);
   SHOAL_RETURN_IF_ERROR(EnsureShare(*placement_, /*niceness=*/0));
-  connected_ = Connect(endpoints);
+  SHOAL_RETURN_IF_ERROR(Connect(link, endpoints));
   return Report(link);
 }
 
@@ -309,24 +309,27 @@ absl::Status Worker::TakeRank(RankId rank, int world_size) {
   return absl::OkStatus();
 }
 
-bool Worker::Connect(const std::vector<std::string>& endpoints) {
+absl::Status Worker::Connect(CoordinatorLink& link, const std::vector<std::string>& endpoints) {
   absl::StatusOr<Exchange*> exchange =
       fabric_->Connect(epoch_, rank_, endpoints, environment_.Now() + kConnectTimeout);
   if (!exchange.ok()) {
     spdlog::log(absl::IsAborted(exchange.status()) ? spdlog::level::info : spdlog::level::warn,
                 "epoch {}: rank {} cannot connect to its peers: {}", epoch_.value(), rank_.value(),
                 std::string(exchange.status().message()));
+    // Nobody is to blame who could come back, and no later epoch will change it.
+    if (absl::IsInvalidArgument(exchange.status())) return Leave(link, exchange.status());
     abandon_at_ = environment_.Now() + kConnectGrace;
-    return false;
+    return absl::OkStatus();
   }
   exchange_->Attach(*exchange);
   absl::MutexLock lock(&mutex_);
   interruptible_ = *exchange;
-  if (assigned_ > epoch_) return false;  // the epoch has ended meanwhile
+  if (assigned_ > epoch_) return absl::OkStatus();  // the epoch has ended meanwhile
   const auto present = endpoints.size() - std::count(endpoints.begin(), endpoints.end(), "");
   spdlog::info("epoch {}: rank {}, connected to {} of {} ranks over {}", epoch_.value(),
                rank_.value(), present, endpoints.size(), std::string(fabric_->transport()));
-  return true;
+  connected_ = true;
+  return absl::OkStatus();
 }
 
 absl::Status Worker::Leave(CoordinatorLink& link, const absl::Status& why) {

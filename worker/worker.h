@@ -92,8 +92,9 @@ class Worker {
   // Makes the exchange of this rank. Errors: Unavailable when this worker was another rank before:
   // it leaves that one, and dials anew.
   absl::Status TakeRank(RankId rank, int world_size);
-  // Whether all peers of the epoch are connected. Failing is no error of ours.
-  bool Connect(const std::vector<std::string>& endpoints);
+  // Connects to all peers of the epoch. That one cannot be reached is no error of ours, that none ever
+  // could be is.
+  absl::Status Connect(CoordinatorLink& link, const std::vector<std::string>& endpoints);
   // Sees to it that the experts of `placement` are loaded or being loaded; with the given niceness.
   absl::Status EnsureShare(const ExpertPlacement& placement, int niceness);
   void StartLoading(const ExpertPlacement& placement, int niceness);

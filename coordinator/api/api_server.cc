@@ -196,17 +196,22 @@ class ApiServer::State : public HttpHandler {
     return response;
   }
 
-  // Why no new request can be taken now; OK if one can.
-  absl::Status CanServe() {
+  // Why no new request can be taken now; OK if one can. While the cluster is paused they wait.
+  absl::Status CanTake(const ClusterSnapshot& cluster) const {
     if (draining_.load()) return absl::UnavailableError("the server is shutting down");
-    if (!cluster_.Snapshot().serving) {
+    if (!cluster.serving && cluster.paused.empty()) {
       return absl::UnavailableError("the cluster is not ready: workers are missing or loading");
     }
     return absl::OkStatus();
   }
 
   HttpResponse Ready() {
-    const absl::Status status = CanServe();
+    const ClusterSnapshot cluster = cluster_.Snapshot();
+    absl::Status status = CanTake(cluster);
+    if (status.ok() && !cluster.serving) {
+      status = absl::UnavailableError(
+          absl::StrCat("requests wait for a worker that is loading: ", cluster.paused));
+    }
     if (!status.ok()) return ErrorResponse(status, kNotReadyRetryAfter);
     return JsonResponse(R"({"status":"ready"})");
   }
@@ -257,7 +262,7 @@ class ApiServer::State : public HttpHandler {
                                        const std::string& endpoint, const std::string& name,
                                        const std::shared_ptr<HttpExchange>& exchange) {
     if (!request.ok()) return ErrorResponse(request.status());
-    if (const absl::Status status = CanServe(); !status.ok()) {
+    if (const absl::Status status = CanTake(cluster_.Snapshot()); !status.ok()) {
       return ErrorResponse(status, kNotReadyRetryAfter);
     }
     const RequestServices services{model_, cluster_, metrics_, table_};

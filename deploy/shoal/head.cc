@@ -54,8 +54,10 @@ absl::StatusOr<std::unique_ptr<Head>> Head::Create(const ShoalConfig& config,
   options.core.workers = config.workers;
   options.core.n_routed_experts = model.config.RoutedExperts();
   options.core.placement = model.placement;
-  options.core.holders = config.holders;
-  options.core.redundant_experts = config.redundant_experts;
+  if (model.placement == nullptr) {  // the core plans one when it knows the workers' hosts
+    options.core.holders = config.holders;
+    options.core.redundant_experts = config.redundant_experts;
+  }
   options.core.block_tokens = config.block_tokens;
   options.core.max_context = model.config.max_position_embeddings;
   options.core.max_batch_rows = config.max_batch_rows;

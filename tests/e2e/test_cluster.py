@@ -78,20 +78,16 @@ def test_scores_do_not_depend_on_workers_or_transport(score_inputs):
 @pytest.mark.parametrize("transport", PROCESS_TRANSPORTS)
 def test_a_killed_worker_is_noticed_and_replaced(transport):
     with Serve(workers=3, transport=transport) as cluster:
-        before = complete(cluster.url)
+        before = complete(cluster.url, max_tokens=1500, ignore_eos=True)
         pids, epoch = cluster.worker_pids(), cluster.cluster()["epoch"]
-        stream = Stream(cluster.url, max_tokens=1900, ignore_eos=True, n=16)  # a while
+        stream = Stream(cluster.url, max_tokens=1500, ignore_eos=True)
         stream.wait_for_text()
-        killed_at = time.monotonic()
         os.kill(pids[1], signal.SIGKILL)
-        stream.join()
-        assert stream.ended_at - killed_at < 1
-        assert not stream.finish_reason or stream.finish_reason == "error"
-        # The coordinator saw its connection break, or a peer did, whoever was faster.
-        said = stream.error["message"]
-        assert f"pid {pids[1]} on" in said and "was lost" in said or "rank 1 is gone" in said, said
-        wait_for(lambda: cluster.cluster()["epoch"] > epoch and cluster.serving(), 30, "serving again")
-        assert complete(cluster.url) == before
+        # Nobody else holds its experts: all wait until they are loaded again, and go on.
+        paused = wait_for(lambda: cluster.cluster()["paused"], 5, "noticed")
+        assert paused.endswith("no holder is left of ranks 1")
+        wait_for(lambda: cluster.cluster()["epoch"] > epoch and cluster.serving(), 60, "serving again")
+        assert stream.join(120).error is None and stream.text == before
         now = cluster.worker_pids()
         assert len(now) == 3 and pids[1] not in now
         if transport != "mpi":  # mpirun ends and starts all its ranks together
@@ -105,8 +101,9 @@ def test_a_worker_that_stands_still_is_noticed_and_replaced():
         stopped_at = time.monotonic()
         os.kill(pids[0], signal.SIGSTOP)
         wait_for(lambda: not cluster.serving(), 5, "noticed")
-        assert time.monotonic() - stopped_at < 1.5  # 0.9 s of silence, seen twice
-        wait_for(cluster.serving, 30, "serving again")
+        assert time.monotonic() - stopped_at < 1.5  # 0.3 s of silence, seen twice
+        # It has 10 s to go on by itself.
+        wait_for(cluster.serving, 60, "serving again")
         assert complete(cluster.url) == before
         assert pids[0] not in cluster.worker_pids() and not alive(pids[0])
 

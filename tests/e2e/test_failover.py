@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import threading
@@ -125,8 +126,8 @@ def expected():
 class Load:
     """Clients that ask for everything, over and over, and compare."""
 
-    def __init__(self, url, expected, clients=6):
-        self._url, self._expected = url, expected
+    def __init__(self, url, expected, clients=6, kinds=tuple(REQUESTS)):
+        self._url, self._expected, self._kinds = url, expected, kinds
         self._stop = threading.Event()
         self.compared, self.wrong = 0, []
         self._threads = [threading.Thread(target=self._run, args=(index,), daemon=True) for index in range(clients)]
@@ -134,10 +135,9 @@ class Load:
             thread.start()
 
     def _run(self, index):
-        kinds = list(REQUESTS)
         turn = index * 2
         while not self._stop.is_set() and not self.wrong:
-            kind = kinds[turn % len(kinds)]
+            kind = self._kinds[turn % len(self._kinds)]
             turn += 1
             try:
                 found = Answer(self._url, kind).result()
@@ -184,9 +184,9 @@ def wait_until_whole(cluster, holders=2, timeout_s=60):
 
 
 @contextlib.contextmanager
-def loaded_cluster(expected, transport="shm", workers=4, holders=2, clients=6):
+def loaded_cluster(expected, transport="shm", workers=4, holders=2, clients=6, kinds=tuple(REQUESTS)):
     with Serve("--holders", holders, workers=workers, transport=transport) as cluster:
-        load = Load(cluster.url, expected, clients)
+        load = Load(cluster.url, expected, clients, kinds)
         time.sleep(0.5)
         yield cluster, random.Random(SEED)
         compared = load.finish()
@@ -260,6 +260,36 @@ def test_two_deaths_at_almost_the_same_time(transport, expected):
             wait_for(lambda: cluster.cluster()["holders"]["least"] < 3, 10, "noticed")
             assert not cluster.cluster()["paused"]
             wait_until_whole(cluster, holders=3)
+
+
+def test_over_mpi_others_go_on_and_the_job_starts_again_when_it_must(expected):
+    """What OpenMPI allows: a rank that stood still comes back; a dead one is missed by nobody but cannot be replaced, so
+    the job is started anew when an expert has lost its last holder."""
+    # Ranks that wait spin: with fewer cores than ranks a step takes long.
+    short = [kind for kind, (_, body) in REQUESTS.items() if body["max_tokens"] <= 400]
+    with loaded_cluster(expected, "mpi", clients=3, kinds=short) as (cluster, chance):
+        before = cluster.cluster()
+        paused = chance.choice(before["workers"])["pid"]
+        os.kill(paused, signal.SIGSTOP)
+        time.sleep(1.5)
+        during = cluster.cluster()
+        assert during["serving"] and during["epoch"] > before["epoch"]
+        os.kill(paused, signal.SIGCONT)
+        wait_until_whole(cluster)
+        assert set(cluster.worker_pids()) == {worker["pid"] for worker in before["workers"]}
+
+        epoch = cluster.cluster()["epoch"]
+        pids = cluster.worker_pids()
+        os.kill(pids[0], signal.SIGKILL)
+        wait_for(lambda: cluster.cluster()["epoch"] > epoch, 10, "noticed")
+        time.sleep(2)
+        state = cluster.cluster()
+        assert state["serving"] and state["workers"][0]["state"] == "gone"
+        for pid in pids[1:3]:  # every expert has a second holder among any three of four, and most both
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: cluster.cluster()["paused"], 10, "paused")
+        wait_until_whole(cluster)
+        assert not set(pids) & set(cluster.worker_pids())
 
 
 def test_losing_all_holders_of_an_expert_pauses_and_loses_nothing(expected):
@@ -361,6 +391,7 @@ def cluster_behind_proxies(workers=3):
                 Process("worker", "--model", MODEL, "--coordinator", f"127.0.0.1:{proxies[-1].port}", "--transport",
                         "shm", "--cluster-name", f"proxies-{port}", "--threads", 1)))
         head.wait_until_listening()
+        head.cluster_name = f"proxies-{port}"
         yield head, proxies, processes
 
 
@@ -386,6 +417,32 @@ def test_connections_that_are_cut_or_slow_lose_nothing(expected):
 
 
 # --- Who may not take part --------------------------------------------------------------------------------------------
+
+
+def test_other_weights_cannot_take_the_rank_of_the_dead(tmp_path, expected):
+    with cluster_behind_proxies() as (head, proxies, processes):
+        load = Load(head.url, expected, clients=2)
+        time.sleep(0.3)
+        processes[0].kill()
+        wait_for(lambda: head.cluster()["holders"]["least"] == 1, 10, "noticed")
+        impostor = tmp_path / "impostor"
+        shutil.copytree(MODEL, impostor)
+        shard = sorted(impostor.glob("*.safetensors"))[-1]
+        shard.chmod(0o644)
+        data = bytearray(shard.read_bytes())
+        data[-100] ^= 1
+        shard.write_bytes(data)
+        flags = ("--coordinator", f"127.0.0.1:{proxies[0].port}", "--transport", "shm", "--cluster-name",
+                 head.cluster_name, "--threads", 1)
+        with Process("worker", "--model", impostor, *flags) as stranger:
+            assert stranger.exit_code() == 1
+            lines = [line for line in stranger.err().splitlines() if line.startswith("shoal worker:")]
+            assert len(lines) == 1 and "model and weights: the cluster has" in lines[0], stranger.err()
+        state = head.cluster()
+        assert state["serving"] and state["holders"]["least"] == 1
+        with Process("worker", "--model", MODEL, *flags):  # one with the right ones can
+            wait_until_whole(head)
+            assert load.finish() >= 2
 
 
 def test_more_holders_than_workers_are_refused():
@@ -425,8 +482,9 @@ def test_status_tells_what_a_death_would_cost_and_what_the_last_one_did():
     with Serve("--holders", 2, workers=3) as cluster:
         answer = Answer(cluster.url, "three choices, streamed")
         wait_for(lambda: answer.choices, 30, "first text")
-        state = cluster.cluster()
-        assert sum(worker["death"]["sequences"] for worker in state["workers"]) == 3
+        at_stake = lambda state: sum(worker["death"]["sequences"] for worker in state["workers"])
+        seen = lambda state: at_stake(state) == 3 and state["waiting"]["dispatch_s"]
+        state = wait_for(lambda: next(filter(seen, [cluster.cluster()]), None), 10, "three sequences shown")
         assert all(worker["death"]["experts_left_with_one"] > 0 and not worker["death"]["pauses"]
                    for worker in state["workers"])
         assert len(state["waiting"]["dispatch_s"]) == 3 and len(state["waiting"]["waited_for_s"]) == 3

@@ -380,7 +380,13 @@ TEST_F(ApiServerTest, ServesTheOtherPaths) {
   const json worker = {
       {"rank", 0},          {"pid", 4711},      {"host", "localhost"}, {"state", "serving"},
       {"experts", 80},      {"blocks_used", 0}, {"blocks_total", 100}, {"running_sequences", 0},
-      {"tokens_per_s", 0.0}};
+      {"tokens_per_s", 0.0},
+      {"death",
+       {{"sequences", 0},
+        {"tokens", 0},
+        {"experts_left_with_one", 0},
+        {"experts_lost", 0},
+        {"pauses", false}}}};
   EXPECT_EQ(cluster["workers"], json::array({worker}));
   EXPECT_THAT(Ask("GET", "/nothing").header, StartsWith("HTTP/1.1 404"));
   EXPECT_THAT(Ask("GET", "/v1/completions").header,

@@ -165,6 +165,20 @@ TEST(CoreMembership, ACoordinatorThatStoodStillBlamesNobody) {
   EXPECT_TRUE(t.Snapshot().serving);
 }
 
+TEST(CoreMembership, AClockThatJumpsBlamesNobody) {
+  Transcript t(Transcript::Small(2));
+  t.Serve();
+  EXPECT_THAT(t.TickAfter(absl::Hours(1'000'000)), IsEmpty());
+  for (const absl::Duration jump : {-absl::Hours(2'000'000), absl::Hours(3'000'000)}) {
+    t.now += jump;
+    t.Do(Heartbeat{WorkerId(1)});
+    t.Do(Heartbeat{WorkerId(2)});
+    EXPECT_THAT(t.TickAfter(absl::Milliseconds(50)), IsEmpty());
+    EXPECT_THAT(t.TickAfter(absl::Milliseconds(50)), IsEmpty());
+  }
+  EXPECT_TRUE(t.Snapshot().serving);
+}
+
 // Ticks with heartbeats of all `workers`, until something is said.
 Lines WaitFor(Transcript& t, std::initializer_list<int> workers, absl::Duration at_most) {
   const absl::Time end = t.now + at_most;

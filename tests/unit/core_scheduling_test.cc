@@ -18,6 +18,15 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
+// A worker that has no peers never waits for one.
+class Alone final : public FakePeers {
+ public:
+  bool Connected(Epoch, const Members&) override { return true; }
+  void Contribute(WorkerId, Epoch, StepId) override {}
+  bool Complete(Epoch, StepId, const Members&) override { return true; }
+  StepId Committed() override { return StepId(0); }
+};
+
 TEST(CoreScheduling, ASequenceGoesWhereTheLeastWorkLies) {
   Transcript t(Transcript::Small(2));
   t.Serve();
@@ -149,12 +158,14 @@ TEST(CoreScheduling, APreemptedSequenceReturnsBeforeThoseWhoNeverRan) {
   config.max_running_sequences = 2;
   Transcript t(config);
   std::vector<std::string> problems;
-  FakeWorker worker(WorkerId(1), 4, config, &problems);
+  FakeWorker worker(4, config, &problems);
+  worker.Connect(WorkerId(1));
+  Alone alone;
   Lines told;
   const auto obey = [&](const Lines& lines) {
     told.insert(told.end(), lines.begin(), lines.end());
     for (const Command& command : t.commands) {
-      if (const auto* assign = std::get_if<AssignRank>(&command)) worker.Assign(*assign);
+      if (const auto* assign = std::get_if<AssignRank>(&command)) worker.Receive(*assign);
       if (const auto* send = std::get_if<SendPlan>(&command)) worker.Receive(send->plan);
     }
   };
@@ -166,8 +177,11 @@ TEST(CoreScheduling, APreemptedSequenceReturnsBeforeThoseWhoNeverRan) {
     request.sampling.seed = static_cast<uint64_t>(request.id.value());
     obey(t.Arrive(request));
   }
-  while (worker.HasPlan() || !worker.outbox.empty()) {
-    if (worker.outbox.empty()) worker.Execute(absl::OkStatus());
+  while (true) {
+    while (worker.outbox.empty() && worker.Work(alone, t.now)) {
+      if (worker.loading()) worker.FinishLoading();
+    }
+    if (worker.outbox.empty()) break;
     const Event event = worker.outbox.front();
     worker.outbox.pop_front();
     obey(t.Do(event));

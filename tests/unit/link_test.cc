@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -408,6 +409,35 @@ TEST_F(LinkTest, HeartbeatsComeByThemselves) {
   const int before = events_.heartbeats();
   absl::SleepFor(absl::Milliseconds(600));
   EXPECT_GE(events_.heartbeats() - before, 4);  // 12 on an idle machine
+}
+
+// A heartbeat says that it has come, and nothing else: when is for the coordinator's own clock to
+// say. One that brings a time of its own is a heartbeat like any other.
+TEST_F(LinkTest, NoWorkersClockIsBelieved) {
+  Start();
+  auto worker = Dial(GoodHello());
+  Join(*worker);
+  for (const uint64_t clock : {uint64_t{0}, ~uint64_t{0}, uint64_t{1} << 63}) {
+    auto beat = std::make_unique<proto::WorkerMessage>();
+    proto::Heartbeat& heartbeat = *beat->mutable_heartbeat();
+    heartbeat.GetReflection()->MutableUnknownFields(&heartbeat)->AddVarint(1, clock);
+    worker->Send(std::move(beat));
+  }
+  // Times that a worker measured are shown to people, never acted upon.
+  auto message = worker->NewStepDone();
+  message->mutable_step_done()->set_busy_us(std::numeric_limits<int64_t>::max());
+  message->mutable_step_done()->add_waiting_dispatch_us(std::numeric_limits<int64_t>::max());
+  worker->Send(std::move(message));
+  EXPECT_TRUE(std::holds_alternative<StepDone>(events_.Next()));
+  EXPECT_GE(events_.heartbeats(), 3);
+  // Those that cannot be end the connection, with a word.
+  message = worker->NewStepDone();
+  message->mutable_step_done()->set_busy_us(std::numeric_limits<int64_t>::min());
+  worker->Send(std::move(message));
+  const absl::Status why = worker->Receive(Soon()).status();
+  EXPECT_EQ(why.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(why.message()), HasSubstr("negative"));
+  EXPECT_TRUE(std::holds_alternative<WorkerLost>(events_.Next()));
 }
 
 TEST_F(LinkTest, AnEvictedWorkerLearnsWhyAndIsNoEvent) {

@@ -66,6 +66,8 @@ class Auditor {
   bool IsConnected(WorkerId worker) const { return connected_.contains(worker); }
   bool IsMember(WorkerId worker) const;
   bool formed() const { return formed_; }
+  // All members of the epoch are ready, and none is lost.
+  bool serving() const { return !over_ && static_cast<int>(ready_.size()) == size_; }
   Epoch epoch() const { return epoch_; }
   StepId last_planned() const { return last_planned_; }
 

@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "comm/exchange_errors.h"
 #include "comm/message_header.h"
@@ -58,7 +59,7 @@ struct Node {
 
   // Connecting.
   Epoch entered;             // the epoch for which it connects, or is connected
-  std::vector<std::string> roster;
+  uint64_t roster = 0;       // a digest of the epoch's endpoints; 0: it never had one
   RankId rank;
   std::vector<Node*> peers;  // by rank; null: absent, or not met yet
   int missing = 0;           // peers not met
@@ -76,6 +77,7 @@ struct Node {
   std::vector<absl::Time> last_arrival;      // by source
   absl::Time egress_free;                    // with limited bandwidth
   absl::Time ingress_free;
+  int64_t received_bytes = 0;
   bool cancelled = false;
 
   // The wait in progress.
@@ -119,6 +121,7 @@ void Node::Take(int source, Message message) {
   if (message.epoch < epoch) return;
   if (inbox.size() <= static_cast<size_t>(source)) return;  // it has never connected
   message.arrival = std::max(message.arrival, last_arrival[source]);
+  received_bytes += static_cast<int64_t>(message.size);
   last_arrival[source] = message.arrival;
   const absl::Time arrival = message.arrival;
   const bool ahead = message.epoch > epoch;
@@ -317,7 +320,7 @@ void SimFabric::Meet(int rank, Node& peer) {
 void SimFabric::Enter(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints) {
   const size_t world = endpoints.size();
   node_.entered = epoch;
-  node_.roster.assign(endpoints.begin(), endpoints.end());
+  node_.roster = absl::HashOf(endpoints) | 1;
   node_.rank = rank;
   node_.peers.assign(world, nullptr);
   node_.peers[rank.value()] = &node_;
@@ -432,6 +435,12 @@ absl::Time Network::Arrival(Node& from, Node& to, size_t bytes) {
   return to.ingress_free;
 }
 
+std::vector<int64_t> Network::ReceivedBytes() const {
+  std::vector<int64_t> bytes;
+  for (const std::unique_ptr<Node>& node : nodes_) bytes.push_back(node->received_bytes);
+  return bytes;
+}
+
 void Network::Partition(std::vector<int> cut_off, absl::Time heals) {
   cut_off_ = std::move(cut_off);
   heals_ = heals;
@@ -460,7 +469,7 @@ void Network::Died(const Process& process) {
     node->process = nullptr;
     endpoints_.erase(node->endpoint);
     for (const std::unique_ptr<Node>& other : nodes_) {
-      if (node->roster.empty()) break;  // it never was anybody's peer
+      if (node->roster == 0) break;  // it never was anybody's peer
       if (other->process == nullptr || other->entered != node->entered) continue;
       if (other->roster != node->roster) continue;
       Break(*other, node->rank.value(), loud, Delay(node->host, other->host));
@@ -472,7 +481,7 @@ void Network::Died(const Process& process) {
 
 void Network::Cut(const Process& a, const Process& b) {
   for (const std::unique_ptr<Node>& one : nodes_) {
-    if (one->process != &a || one->roster.empty()) continue;
+    if (one->process != &a || one->roster == 0) continue;
     for (const std::unique_ptr<Node>& two : nodes_) {
       if (two->process != &b || two->entered != one->entered || two->roster != one->roster) continue;
       const auto drop = [&](Node& node, Node& other) {

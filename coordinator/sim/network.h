@@ -54,6 +54,8 @@ class Network {
   // How long a message takes between these hosts (-1: the coordinator's) if sent now.
   absl::Duration Delay(int from_host, int to_host);
 
+  std::vector<int64_t> ReceivedBytes() const;
+
   Timeline& timeline() { return timeline_; }
   Node* Find(const std::string& endpoint);
   // Memory to write messages to, shared by all: what is written is posted before anybody else moves.

@@ -229,8 +229,13 @@ absl::Status SimModel::Experts(const StepTag& tag, int layer) {
 
 absl::Status SimModel::AnswerPeers(const ExchangeTag& dispatch, const ExchangeTag& combine,
                                    int layer) {
+  int64_t pairs = 0;
   for (int r = 0; r < exchange_.world_size(); ++r) {
     SHOAL_ASSIGN_OR_RETURN(dispatched_[r], ParseDispatch(messages_, received_[r]));
+    pairs += static_cast<int64_t>(dispatched_[r].pairs.size());
+  }
+  SHOAL_RETURN_IF_ERROR(compute_(pairs));
+  for (int r = 0; r < exchange_.world_size(); ++r) {
     const DispatchMessage& message = dispatched_[r];
     bytes_[r] = CombineBytes(messages_, static_cast<int64_t>(message.pairs.size()));
     const absl::Span<std::byte> buffer =

@@ -34,8 +34,8 @@ struct SimModelShape {
 // What the coordinator and the workers must know of it.
 ModelConfig MakeModelConfig(const SimModelShape& shape);
 
-// What the device does in virtual time: called before each layer's exchange with the rows of the step, may
-// suspend. An error is the device's own.
+// What the device does in virtual time: called in each layer with the rows it works on, before the dispatch and,
+// with those of its experts, before the combine; may suspend. An error is the device's own.
 using ComputeHook = std::function<absl::Status(int64_t rows)>;
 
 // As Model::Load, of a model that is there at once.

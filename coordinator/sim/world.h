@@ -77,6 +77,9 @@ class World {
   };
   void SetObserver(std::function<void(const Told&)> observer) { observer_ = std::move(observer); }
   absl::Time now() const { return timeline_.now(); }
+  bool serving() const { return auditor_.serving(); }
+  // By worker, over all its life.
+  std::vector<int64_t> ReceivedBytes() const { return network_.ReceivedBytes(); }
 
  private:
   // world.cc: what happens.

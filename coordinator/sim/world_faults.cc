@@ -102,7 +102,7 @@ void World::BreakSomething() {
     case 1:
     case 2: {
       const auto die = [this, note](Process& victim) {
-        if (victim.dead()) return;
+        if (victim.dead() || settling_) return;
         ++counts.deaths;
         note(victim, "dies");
         victim.Kill();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <new>
 #include <optional>
@@ -24,13 +25,41 @@ constexpr int kPhases = 2;
 
 size_t Aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
-struct AlignedDelete {
-  void operator()(std::byte* bytes) const { ::operator delete(bytes, std::align_val_t(kAlign)); }
+// Messages' memory is used again by messages: millions of them in pieces would make the heap, and with it the
+// core that is being measured, slower than any coordinator's.
+class BytePool {
+ public:
+  ~BytePool() {
+    for (std::vector<std::byte*>& free : free_) {
+      for (std::byte* bytes : free) ::operator delete(bytes, std::align_val_t(kAlign));
+    }
+  }
+  std::byte* Take(int size_class) {
+    std::vector<std::byte*>& free = free_[size_class];
+    if (free.empty()) {
+      return static_cast<std::byte*>(
+          ::operator new(size_t{1} << size_class, std::align_val_t(kAlign)));
+    }
+    std::byte* const bytes = free.back();
+    free.pop_back();
+    return bytes;
+  }
+  void Give(std::byte* bytes, int size_class) { free_[size_class].push_back(bytes); }
+
+ private:
+  std::array<std::vector<std::byte*>, 40> free_;  // by the logarithm of their size
 };
-using AlignedBytes = std::unique_ptr<std::byte, AlignedDelete>;
+thread_local BytePool byte_pool;
+
+struct GiveBack {
+  int size_class = 0;
+  void operator()(std::byte* bytes) const { byte_pool.Give(bytes, size_class); }
+};
+using AlignedBytes = std::unique_ptr<std::byte, GiveBack>;
 
 AlignedBytes NewBytes(size_t size) {
-  return AlignedBytes(static_cast<std::byte*>(::operator new(size, std::align_val_t(kAlign))));
+  const int size_class = std::bit_width(std::max<size_t>(size, 128) - 1);
+  return AlignedBytes(byte_pool.Take(size_class), GiveBack{size_class});
 }
 
 // A message under way or arrived: header and rows, aligned as the port promises.

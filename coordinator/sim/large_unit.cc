@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "coordinator/sim/large_unit.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <optional>
 #include <utility>
@@ -20,12 +18,6 @@ namespace shoal::sim {
 namespace {
 
 constexpr absl::Duration kLimit = absl::Minutes(5);  // of virtual time, for each phase
-
-absl::Duration ThreadCpu() {
-  timespec time;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return absl::DurationFromTimespec(time);
-}
 
 WorldPlan MakePlan(const LargeUnitOptions& options) {
   WorldPlan plan;

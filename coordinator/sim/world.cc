@@ -2,8 +2,6 @@
 // What a world is made of, what happens in it and how it ends.
 #include "coordinator/sim/world.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <utility>
 #include <variant>
@@ -19,12 +17,6 @@ constexpr absl::Duration kTick = absl::Milliseconds(50);
 // Faults have stopped: so long may it take until everything has come to its end. A worker that connects
 // to a peer that is not there any more takes ten seconds to give up, and may have to do so again.
 constexpr absl::Duration kSettleTime = absl::Seconds(90);
-
-absl::Duration ThreadCpu() {
-  timespec time;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return absl::DurationFromTimespec(time);
-}
 
 bool IsRoutine(const Event& event) {
   return std::holds_alternative<Heartbeat>(event) || std::holds_alternative<shoal::Tick>(event);
@@ -183,9 +175,12 @@ void World::Tell(const Event& event) {
   if (!IsRoutine(event)) Note([&] { return Describe(event); });
   auditor_.Before(event, now());
   std::vector<Command> commands;
-  const absl::Duration begin = observer_ ? ThreadCpu() : absl::ZeroDuration();
-  core_->Step(event, now(), commands);
-  const absl::Duration cpu = observer_ ? ThreadCpu() - begin : absl::ZeroDuration();
+  absl::Duration cpu;
+  if (core_thread_ == nullptr) {
+    core_->Step(event, now(), commands);
+  } else {
+    cpu = core_thread_->Run([&] { core_->Step(event, now(), commands); });
+  }
   Digest(event, commands);
   for (const Command& command : commands) {
     Note([&] { return "    " + Describe(command); });

@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "coordinator/core/core.h"
 #include "coordinator/sim/auditor.h"
+#include "coordinator/sim/core_thread.h"
 #include "coordinator/sim/network.h"
 #include "coordinator/sim/process.h"
 #include "coordinator/sim/random.h"
@@ -73,9 +74,13 @@ class World {
   struct Told {
     const Event& event;
     const std::vector<Command>& commands;
-    absl::Duration cpu;  // of the core, on this thread
+    absl::Duration cpu;  // of the core
   };
-  void SetObserver(std::function<void(const Told&)> observer) { observer_ = std::move(observer); }
+  // From now on the core has a thread of its own, and is timed.
+  void SetObserver(std::function<void(const Told&)> observer) {
+    observer_ = std::move(observer);
+    core_thread_ = std::make_unique<CoreThread>();
+  }
   absl::Time now() const { return timeline_.now(); }
   bool serving() const { return auditor_.serving(); }
   // By worker, over all its life.
@@ -119,6 +124,7 @@ class World {
   std::unique_ptr<Core> core_;
   Auditor auditor_;
   std::function<void(const Told&)> observer_;
+  std::unique_ptr<CoreThread> core_thread_;  // with an observer
 
   std::vector<std::vector<int32_t>> shared_prompts_;
   int64_t last_request_ = 0;

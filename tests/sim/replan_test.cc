@@ -2,8 +2,6 @@
 // Shows that 1,024 workers re-plan after a death in under 50 ms of the core's CPU: the core alone with the
 // expert layers of DeepSeek-V3 (what the placement costs), and a whole simulated unit with one layer, whose
 // workers decode and really go through the change of epoch (what sequences cost).
-#include <time.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -13,6 +11,7 @@
 
 #include "absl/time/time.h"
 #include "coordinator/core/core.h"
+#include "coordinator/sim/core_thread.h"
 #include "coordinator/sim/large_unit.h"
 #include "gtest/gtest.h"
 
@@ -27,12 +26,6 @@ constexpr bool kTimed = true;
 constexpr int kWorkers = 1024;
 #endif
 constexpr absl::Duration kBar = absl::Milliseconds(50);
-
-absl::Duration ThreadCpu() {
-  timespec time;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return absl::DurationFromTimespec(time);
-}
 
 // A core whose workers answer at once.
 class LoneCore {

@@ -41,7 +41,14 @@ const std::map<std::string, std::set<std::string>>& AllowedIncludes() {
   static const std::set<std::string> kDeploy = [] {
     std::set<std::string> rooms = kWholeEngine;
     rooms.insert({"engine/device/cpu", "engine/device/reference", "comm", "proto", "worker",
-                  "coordinator", "coordinator/core", "coordinator/api", "coordinator/link"});
+                  "coordinator", "coordinator/core", "coordinator/api", "coordinator/link",
+                  "coordinator/sim"});
+    return rooms;
+  }();
+  // The real coordinator and real workers in one world.
+  static const std::set<std::string> kSimulator = [] {
+    std::set<std::string> rooms = kWorker;
+    rooms.insert({"worker", "coordinator/core", "coordinator/link"});
     return rooms;
   }();
   static const std::map<std::string, std::set<std::string>> kTable = {
@@ -65,6 +72,7 @@ const std::map<std::string, std::set<std::string>>& AllowedIncludes() {
       {"coordinator/core", kFoundation},
       {"coordinator/api", {"engine/base", "engine/config", "engine/text", "coordinator/core"}},
       {"coordinator/link", {"engine/base", "engine/config", "coordinator/core", "proto"}},
+      {"coordinator/sim", kSimulator},
       {"coordinator",
        {"engine/base", "engine/config", "engine/text", "coordinator/core", "coordinator/api",
         "coordinator/link"}},

@@ -58,9 +58,7 @@ std::string ExplainFailure(const std::string& message, bool tls) {
   return absl::StrCat(message, hint);
 }
 
-}  // namespace
-
-class CoordinatorLink::Stream final
+class Stream final
     : public grpc::ClientBidiReactor<proto::WorkerMessage, proto::CoordinatorMessage> {
  public:
   explicit Stream(CoordinatorLinkOptions options) : options_(std::move(options)) {}
@@ -109,7 +107,7 @@ class CoordinatorLink::Stream final
   std::thread heartbeat_;
 };
 
-absl::Status CoordinatorLink::Stream::Open(const proto::Hello& hello) {
+absl::Status Stream::Open(const proto::Hello& hello) {
   SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<grpc::ChannelCredentials> credentials,
                          Credentials(options_.tls));
   grpc::ChannelArguments arguments;
@@ -137,7 +135,7 @@ absl::Status CoordinatorLink::Stream::Open(const proto::Hello& hello) {
   return absl::OkStatus();
 }
 
-void CoordinatorLink::Stream::Stop() {
+void Stream::Stop() {
   if (stub_ == nullptr) return;
   context_.TryCancel();
   {
@@ -152,7 +150,7 @@ void CoordinatorLink::Stream::Stop() {
   if (heartbeat_.joinable()) heartbeat_.join();
 }
 
-void CoordinatorLink::Stream::Beat() {
+void Stream::Beat() {
   pthread_setname_np(pthread_self(), "heartbeat");
   const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return broken_ || done_ || finishing_;
@@ -167,7 +165,7 @@ void CoordinatorLink::Stream::Beat() {
   }
 }
 
-void CoordinatorLink::Stream::StartNextWrite() {
+void Stream::StartNextWrite() {
   if (writing_ || broken_) return;
   if (!outbound_.empty()) {
     writing_ = true;
@@ -178,7 +176,7 @@ void CoordinatorLink::Stream::StartNextWrite() {
   }
 }
 
-void CoordinatorLink::Stream::OnWriteDone(bool ok) {
+void Stream::OnWriteDone(bool ok) {
   absl::MutexLock lock(&mutex_);
   writing_ = false;
   if (outbound_.front()->has_step_done() && free_.size() < 4)
@@ -188,7 +186,7 @@ void CoordinatorLink::Stream::OnWriteDone(bool ok) {
   StartNextWrite();
 }
 
-void CoordinatorLink::Stream::OnReadDone(bool ok) {
+void Stream::OnReadDone(bool ok) {
   // Before the message can be seen: the work that is interrupted is the one before it, never the
   // one it brings.
   if (options_.on_interrupt && (!ok || incoming_->has_assign_rank() || incoming_->has_shutdown())) {
@@ -210,7 +208,7 @@ void CoordinatorLink::Stream::OnReadDone(bool ok) {
   }
 }
 
-void CoordinatorLink::Stream::OnDone(const grpc::Status& status) {
+void Stream::OnDone(const grpc::Status& status) {
   absl::MutexLock lock(&mutex_);
   status_ = status.ok() ? absl::UnavailableError("the coordinator closed the stream")
                         : absl::Status(static_cast<absl::StatusCode>(status.error_code()),
@@ -219,7 +217,7 @@ void CoordinatorLink::Stream::OnDone(const grpc::Status& status) {
   done_ = true;
 }
 
-absl::StatusOr<std::unique_ptr<proto::CoordinatorMessage>> CoordinatorLink::Stream::Receive(
+absl::StatusOr<std::unique_ptr<proto::CoordinatorMessage>> Stream::Receive(
     absl::Time deadline) {
   const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !received_.empty() || wake_ || done_;
@@ -244,12 +242,12 @@ absl::StatusOr<std::unique_ptr<proto::CoordinatorMessage>> CoordinatorLink::Stre
   return message;
 }
 
-void CoordinatorLink::Stream::Wake() {
+void Stream::Wake() {
   absl::MutexLock lock(&mutex_);
   wake_ = true;
 }
 
-std::unique_ptr<proto::WorkerMessage> CoordinatorLink::Stream::NewStepDone() {
+std::unique_ptr<proto::WorkerMessage> Stream::NewStepDone() {
   std::unique_ptr<proto::WorkerMessage> message;
   {
     absl::MutexLock lock(&mutex_);
@@ -264,41 +262,47 @@ std::unique_ptr<proto::WorkerMessage> CoordinatorLink::Stream::NewStepDone() {
   return message;
 }
 
-void CoordinatorLink::Stream::Send(std::unique_ptr<proto::WorkerMessage> message) {
+void Stream::Send(std::unique_ptr<proto::WorkerMessage> message) {
   absl::MutexLock lock(&mutex_);
   if (broken_ || finishing_) return;
   outbound_.push_back(std::move(message));
   StartNextWrite();
 }
 
-void CoordinatorLink::Stream::Finish(absl::Time deadline) {
+void Stream::Finish(absl::Time deadline) {
   absl::MutexLock lock(&mutex_);
   finishing_ = true;
   StartNextWrite();
   mutex_.AwaitWithDeadline(absl::Condition(&done_), deadline);
 }
 
+// Ends the stream and waits for gRPC, which is quick: it is cancelled.
+class GrpcCoordinatorLink final : public CoordinatorLink {
+ public:
+  explicit GrpcCoordinatorLink(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
+  ~GrpcCoordinatorLink() override { stream_->Stop(); }
+
+  absl::StatusOr<std::unique_ptr<proto::CoordinatorMessage>> Receive(absl::Time deadline) override {
+    return stream_->Receive(deadline);
+  }
+  void Wake() override { stream_->Wake(); }
+  std::unique_ptr<proto::WorkerMessage> NewStepDone() override { return stream_->NewStepDone(); }
+  void Send(std::unique_ptr<proto::WorkerMessage> message) override {
+    stream_->Send(std::move(message));
+  }
+  void Finish(absl::Time deadline) override { stream_->Finish(deadline); }
+
+ private:
+  std::unique_ptr<Stream> stream_;
+};
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<CoordinatorLink>> CoordinatorLink::Dial(
     CoordinatorLinkOptions options, const proto::Hello& hello) {
   auto stream = std::make_unique<Stream>(std::move(options));
   SHOAL_RETURN_IF_ERROR(stream->Open(hello));
-  return std::unique_ptr<CoordinatorLink>(new CoordinatorLink(std::move(stream)));
+  return std::make_unique<GrpcCoordinatorLink>(std::move(stream));
 }
-
-CoordinatorLink::CoordinatorLink(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
-CoordinatorLink::~CoordinatorLink() { stream_->Stop(); }
-
-absl::StatusOr<std::unique_ptr<proto::CoordinatorMessage>> CoordinatorLink::Receive(
-    absl::Time deadline) {
-  return stream_->Receive(deadline);
-}
-void CoordinatorLink::Wake() { stream_->Wake(); }
-std::unique_ptr<proto::WorkerMessage> CoordinatorLink::NewStepDone() {
-  return stream_->NewStepDone();
-}
-void CoordinatorLink::Send(std::unique_ptr<proto::WorkerMessage> message) {
-  stream_->Send(std::move(message));
-}
-void CoordinatorLink::Finish(absl::Time deadline) { stream_->Finish(deadline); }
 
 }  // namespace shoal

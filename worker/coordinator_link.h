@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The worker's end of its stream to the coordinator: one object per connection. Beats by itself
-// every 50 ms, reads into a bounded queue, never has two writes in flight.
+// every 50 ms, reads into a bounded queue, never has two writes in flight. Abstract, so that a
+// simulation can stand in for gRPC.
 #pragma once
 
 #include <cstddef>
@@ -40,31 +41,29 @@ class CoordinatorLink {
   // Receive as Unavailable. Errors: NotFound for TLS files.
   static absl::StatusOr<std::unique_ptr<CoordinatorLink>> Dial(CoordinatorLinkOptions options,
                                                                const proto::Hello& hello);
-  ~CoordinatorLink();  // ends the stream and waits for gRPC, which is quick: it is cancelled
+  virtual ~CoordinatorLink() = default;  // ends the stream
   CoordinatorLink(const CoordinatorLink&) = delete;
   CoordinatorLink& operator=(const CoordinatorLink&) = delete;
 
   // The next message; null when `deadline` passed or Wake was called. When the stream has ended and
   // everything received was delivered: its status, Unavailable "..." if it merely broke.
-  absl::StatusOr<std::unique_ptr<proto::CoordinatorMessage>> Receive(absl::Time deadline);
+  virtual absl::StatusOr<std::unique_ptr<proto::CoordinatorMessage>> Receive(
+      absl::Time deadline) = 0;
   // Makes the Receive in progress, or else the next one, return null. Any thread.
-  void Wake();
+  virtual void Wake() = 0;
 
   // A message with an empty step result to fill: one that was sent before, so that its memory is
   // used again.
-  std::unique_ptr<proto::WorkerMessage> NewStepDone();
+  virtual std::unique_ptr<proto::WorkerMessage> NewStepDone() = 0;
   // Queues a message; dropped without a word when the stream has ended, which Receive reports. Any
   // thread.
-  void Send(std::unique_ptr<proto::WorkerMessage> message);
+  virtual void Send(std::unique_ptr<proto::WorkerMessage> message) = 0;
   // Sends what is queued and says that nothing more will come, then waits until the stream has
   // ended or `deadline`.
-  void Finish(absl::Time deadline);
+  virtual void Finish(absl::Time deadline) = 0;
 
- private:
-  class Stream;
-  explicit CoordinatorLink(std::unique_ptr<Stream> stream);
-
-  std::unique_ptr<Stream> stream_;
+ protected:
+  CoordinatorLink() = default;
 };
 
 }  // namespace shoal

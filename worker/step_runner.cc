@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "engine/base/status_macros.h"
 #include "proto/cluster.pb.h"
 
@@ -100,7 +99,7 @@ void StepRunner::Reset() {
 }
 
 void StepRunner::Run(const proto::StepPlan& plan, proto::StepDone& done) {
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = options_.now();
   done.Clear();
   done.set_epoch(plan.epoch());
   done.set_step(plan.step());
@@ -133,7 +132,7 @@ void StepRunner::Run(const proto::StepPlan& plan, proto::StepDone& done) {
     }
   }
   done.set_waiting_us(absl::ToInt64Microseconds(waiting));
-  done.set_busy_us(std::max<int64_t>(absl::ToInt64Microseconds(absl::Now() - begin - waiting), 0));
+  done.set_busy_us(std::max<int64_t>(absl::ToInt64Microseconds(options_.now() - begin - waiting), 0));
 }
 
 // With the first plan of an epoch, the sequences that it rewinds live on and every other one is

@@ -2,9 +2,9 @@
 #include "worker/timed_exchange.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 
 namespace shoal {
 namespace {
@@ -15,8 +15,12 @@ absl::Status NotConnected(const ExchangeTag& tag) {
 
 }  // namespace
 
-TimedExchange::TimedExchange(RankId rank, int world_size, size_t max_message_bytes)
-    : rank_(rank), world_size_(world_size), max_message_bytes_(max_message_bytes) {
+TimedExchange::TimedExchange(RankId rank, int world_size, size_t max_message_bytes,
+                             std::function<absl::Time()> now)
+    : rank_(rank),
+      world_size_(world_size),
+      max_message_bytes_(max_message_bytes),
+      now_(std::move(now)) {
   for (std::vector<absl::Duration>& by_source : waited_for_) by_source.resize(world_size);
 }
 
@@ -40,9 +44,9 @@ absl::Status TimedExchange::Post(const ExchangeTag& tag, absl::Span<const size_t
 absl::Status TimedExchange::Wait(const ExchangeTag& tag, absl::Time deadline,
                                  absl::Span<absl::Span<const std::byte>> received) {
   if (exchange_ == nullptr) return NotConnected(tag);
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = now_();
   absl::Status status = exchange_->Wait(tag, deadline, received);
-  waited_ += std::max(absl::Now() - begin, absl::ZeroDuration());
+  waited_ += std::max(now_() - begin, absl::ZeroDuration());
   std::vector<absl::Duration>& by_source = waited_for_[static_cast<int>(tag.phase)];
   const absl::Span<const absl::Duration> waits = exchange_->Waited();
   for (size_t source = 0; source < waits.size(); ++source) by_source[source] += waits[source];

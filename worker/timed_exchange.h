@@ -6,8 +6,10 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/parallel/exchange.h"
 
@@ -15,8 +17,9 @@ namespace shoal {
 
 class TimedExchange final : public Exchange {
  public:
-  // What the attached exchanges will be.
-  TimedExchange(RankId rank, int world_size, size_t max_message_bytes);
+  // What the attached exchanges will be; and what time it is.
+  TimedExchange(RankId rank, int world_size, size_t max_message_bytes,
+                std::function<absl::Time()> now = absl::Now);
 
   // Null: nobody is connected, and every exchange fails with Unavailable. Not during a step.
   void Attach(Exchange* exchange) { exchange_ = exchange; }
@@ -48,6 +51,7 @@ class TimedExchange final : public Exchange {
   const RankId rank_;
   const int world_size_;
   const size_t max_message_bytes_;
+  const std::function<absl::Time()> now_;
   Exchange* exchange_ = nullptr;
   absl::Duration waited_;
   std::array<std::vector<absl::Duration>, 2> waited_for_;  // by phase, by source

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/worker.h"
 
-#include <pthread.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -108,14 +106,13 @@ bool Covers(const ExpertPlacement& loaded, const ExpertPlacement& wanted, RankId
 
 }  // namespace
 
-Worker::Worker(WorkerOptions options) : options_(std::move(options)) {
+Worker::Worker(WorkerOptions options)
+    : options_(std::move(options)), environment_(*options_.environment) {
   std::random_device random;
   boot_nonce_ = (uint64_t{random()} << 32 | random()) | 1;
 }
 
-Worker::~Worker() {
-  if (loader_.joinable()) loader_.join();
-}
+Worker::~Worker() { loader_.reset(); }
 
 bool Worker::stopped() {
   absl::MutexLock lock(&mutex_);
@@ -123,8 +120,7 @@ bool Worker::stopped() {
 }
 
 void Worker::SleepUnlessStopped(absl::Duration duration) {
-  absl::MutexLock lock(&mutex_);
-  mutex_.AwaitWithTimeout(absl::Condition(&stop_), duration);
+  environment_.SleepUntil(environment_.Now() + duration, mutex_, stop_);
 }
 
 void Worker::Stop() {
@@ -148,7 +144,7 @@ absl::Status Worker::OpenFabric() {
   FabricOptions fabric = options_.fabric;
   fabric.max_message_bytes =
       Model::MaxMessageBytes(options_.model, *kernels_, options_.max_batch_rows);
-  SHOAL_ASSIGN_OR_RETURN(fabric_, Fabric::Create(fabric));
+  SHOAL_ASSIGN_OR_RETURN(fabric_, environment_.CreateFabric(fabric));
   absl::MutexLock lock(&mutex_);
   connecting_ = fabric_.get();
   return absl::OkStatus();
@@ -182,7 +178,7 @@ absl::Status Worker::Run() {
   SHOAL_ASSIGN_OR_RETURN(kernels_,
                          CreateKernels(options_.backend, BackendOptions{options_.threads}));
   absl::Duration backoff = kMinBackoff;
-  absl::Time last_contact = absl::Now();
+  absl::Time last_contact = environment_.Now();
   std::string last_reason;
   absl::Time next_report = absl::InfinitePast();
   while (!stopped()) {
@@ -192,7 +188,7 @@ absl::Status Worker::Run() {
     CoordinatorLinkOptions link_options = options_.link;
     link_options.on_interrupt = [this](std::optional<Epoch> assigned) { Interrupt(assigned); };
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<CoordinatorLink> link,
-                           CoordinatorLink::Dial(link_options, hello));
+                           environment_.Dial(link_options, hello));
     {
       absl::MutexLock lock(&mutex_);
       link_ = link.get();
@@ -220,23 +216,23 @@ absl::Status Worker::Run() {
       LeaveRank();
     }
     if (was_told_) {
-      last_contact = absl::Now();
+      last_contact = environment_.Now();
       backoff = kMinBackoff;
     }
-    if (options_.supervised && absl::Now() - last_contact > options_.patience) {
+    if (options_.supervised && environment_.Now() - last_contact > options_.patience) {
       return absl::UnavailableError(
           absl::StrCat("coordinator ", options_.link.coordinator, ": ", status.message()));
     }
     // Once for each reason, and again from time to time, for who comes to look later.
-    const bool news = status.message() != last_reason || absl::Now() >= next_report;
-    if (news) next_report = absl::Now() + kReportPeriod;
+    const bool news = status.message() != last_reason || environment_.Now() >= next_report;
+    if (news) next_report = environment_.Now() + kReportPeriod;
     last_reason = std::string(status.message());
     spdlog::log(news ? spdlog::level::info : spdlog::level::debug,
                 "coordinator {}: {}; dialling again", options_.link.coordinator, last_reason);
     SleepUnlessStopped(backoff);
     backoff = std::min(backoff * 2, kMaxBackoff);
   }
-  if (loader_.joinable()) loader_.join();
+  loader_.reset();
   return absl::OkStatus();
 }
 
@@ -250,11 +246,11 @@ absl::Status Worker::Serve(CoordinatorLink& link) {
       auto goodbye = std::make_unique<proto::WorkerMessage>();
       goodbye->mutable_goodbye();
       link.Send(std::move(goodbye));
-      link.Finish(absl::Now() + absl::Milliseconds(500));
+      link.Finish(environment_.Now() + absl::Milliseconds(500));
       return absl::OkStatus();
     }
     if (message == nullptr) {
-      if (absl::Now() >= abandon_at_) {
+      if (environment_.Now() >= abandon_at_) {
         abandon_at_ = absl::InfiniteFuture();
         return absl::UnavailableError("the peers of this epoch cannot be reached");
       }
@@ -270,7 +266,7 @@ absl::Status Worker::Serve(CoordinatorLink& link) {
           "to become empty",
           options_.link.coordinator, message->standby().workers(), message->standby().connected());
     } else if (message->has_shutdown()) {
-      link.Finish(absl::Now() + absl::Milliseconds(500));
+      link.Finish(environment_.Now() + absl::Milliseconds(500));
       if (options_.supervised) return absl::OkStatus();
       return absl::UnavailableError(message->shutdown().reason());
     }
@@ -321,21 +317,22 @@ absl::Status Worker::TakeRank(RankId rank, int world_size) {
   if (exchange_ == nullptr) {
     exchange_ = std::make_unique<TimedExchange>(
         rank, world_size,
-        Model::MaxMessageBytes(options_.model, *kernels_, options_.max_batch_rows));
+        Model::MaxMessageBytes(options_.model, *kernels_, options_.max_batch_rows),
+        [this] { return environment_.Now(); });
   }
   return absl::OkStatus();
 }
 
 absl::Status Worker::Connect(CoordinatorLink& link, const std::vector<std::string>& endpoints) {
   absl::StatusOr<Exchange*> exchange =
-      fabric_->Connect(epoch_, rank_, endpoints, absl::Now() + kConnectTimeout);
+      fabric_->Connect(epoch_, rank_, endpoints, environment_.Now() + kConnectTimeout);
   if (!exchange.ok()) {
     spdlog::log(absl::IsAborted(exchange.status()) ? spdlog::level::info : spdlog::level::warn,
                 "epoch {}: rank {} cannot connect to its peers: {}", epoch_.value(), rank_.value(),
                 std::string(exchange.status().message()));
     // Nobody is to blame who could come back, and no later epoch will change it.
     if (absl::IsInvalidArgument(exchange.status())) return Leave(link, exchange.status());
-    abandon_at_ = absl::Now() + kConnectGrace;
+    abandon_at_ = environment_.Now() + kConnectGrace;
     return absl::OkStatus();
   }
   exchange_->Attach(*exchange);
@@ -355,7 +352,7 @@ absl::Status Worker::Leave(CoordinatorLink& link, const absl::Status& why) {
   status.set_code(static_cast<int>(why.code()));
   status.set_message(std::string(why.message()));
   link.Send(std::move(message));
-  link.Finish(absl::Now() + absl::Milliseconds(500));
+  link.Finish(environment_.Now() + absl::Milliseconds(500));
   return absl::FailedPreconditionError(why.message());
 }
 
@@ -372,24 +369,17 @@ absl::Status Worker::EnsureShare(const ExpertPlacement& placement, int niceness)
 }
 
 void Worker::StartLoading(const ExpertPlacement& placement, int niceness) {
-  if (loader_.joinable()) loader_.join();
+  loader_.reset();
   {
     absl::MutexLock lock(&mutex_);
     loaded_.reset();  // what was being loaded is not what is wanted now
   }
   share_ = placement;
-  loader_ = std::thread([this, placement, rank = rank_, niceness] {
-    Load(placement, rank, niceness);
-  });
+  loader_ = environment_.RunInBackground(
+      [this, placement, rank = rank_] { Load(placement, rank); }, niceness);
 }
 
-void Worker::Load(const ExpertPlacement& placement, RankId rank, int niceness) {
-  pthread_setname_np(pthread_self(), "loader");
-  // Of this thread only. Added to what the process was given; going down would need privileges.
-  if (niceness > 0) {
-    const id_t self = static_cast<id_t>(gettid());
-    setpriority(PRIO_PROCESS, self, getpriority(PRIO_PROCESS, self) + niceness);
-  }
+void Worker::Load(const ExpertPlacement& placement, RankId rank) {
   absl::Time next_report = absl::InfinitePast();
   ModelOptions load;
   load.rank = rank;
@@ -399,7 +389,7 @@ void Worker::Load(const ExpertPlacement& placement, RankId rank, int niceness) {
   load.cache_blocks = options_.cache_blocks;
   load.fp8_activations = options_.fp8_activations;
   load.progress = [&](int64_t done, int64_t total) {
-    const absl::Time now = absl::Now();
+    const absl::Time now = environment_.Now();
     if (now < next_report && done < total) return;
     next_report = now + absl::Milliseconds(100);
     auto message = std::make_unique<proto::WorkerMessage>();
@@ -411,8 +401,8 @@ void Worker::Load(const ExpertPlacement& placement, RankId rank, int niceness) {
   absl::Status fits =
       options_.check_memory ? options_.check_memory(placement, rank) : absl::OkStatus();
   absl::StatusOr<std::unique_ptr<Model>> model =
-      fits.ok() ? Model::Load(options_.model_directory, options_.model, placement, load, *kernels_,
-                              *exchange_)
+      fits.ok() ? environment_.LoadModel(options_.model_directory, options_.model, placement,
+                                          load, *kernels_, *exchange_)
                 : std::move(fits);
   absl::MutexLock lock(&mutex_);
   loaded_ = std::move(model);
@@ -452,6 +442,7 @@ absl::Status Worker::Report(CoordinatorLink& link) {
     runner.block_tokens = options_.block_tokens;
     runner.cache_blocks = options_.cache_blocks;
     runner.token_limit = token_limit_;
+    runner.now = [this] { return environment_.Now(); };
     runner_ = std::make_unique<StepRunner>(runner, *model_, exchange_.get());
   }
   ready_ = true;
@@ -479,7 +470,7 @@ void Worker::OnPlan(CoordinatorLink& link, const proto::StepPlan& plan) {
 }
 
 void Worker::LeaveRank() {
-  if (loader_.joinable()) loader_.join();
+  loader_.reset();
   {
     absl::MutexLock lock(&mutex_);
     loaded_.reset();

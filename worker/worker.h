@@ -11,7 +11,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -27,6 +26,7 @@
 #include "worker/coordinator_link.h"
 #include "worker/step_runner.h"
 #include "worker/timed_exchange.h"
+#include "worker/worker_environment.h"
 
 namespace shoal {
 
@@ -61,6 +61,8 @@ struct WorkerOptions {
   absl::Duration patience = absl::Seconds(5);
   // Asked before loading, when the rank is known: is there memory for it? May be null.
   std::function<absl::Status(const ExpertPlacement&, RankId)> check_memory;
+  // Outlives the worker.
+  WorkerEnvironment* environment = &WorkerEnvironment::System();
 };
 
 class Worker {
@@ -97,7 +99,7 @@ class Worker {
   // Sees to it that the experts of `placement` are loaded or being loaded; with the given niceness.
   absl::Status EnsureShare(const ExpertPlacement& placement, int niceness);
   void StartLoading(const ExpertPlacement& placement, int niceness);
-  void Load(const ExpertPlacement& placement, RankId rank, int niceness);
+  void Load(const ExpertPlacement& placement, RankId rank);
   // Says what has become true: loaded, ready for the epoch.
   absl::Status Report(CoordinatorLink& link);
   // Tells the coordinator why this worker will not do, and returns it as an error that is for good.
@@ -109,6 +111,7 @@ class Worker {
   void SleepUnlessStopped(absl::Duration duration);
 
   const WorkerOptions options_;
+  WorkerEnvironment& environment_;
   uint64_t boot_nonce_;
 
   // The worker's thread.
@@ -138,7 +141,7 @@ class Worker {
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   CoordinatorLink* link_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the current connection
   std::optional<absl::StatusOr<std::unique_ptr<Model>>> loaded_ ABSL_GUARDED_BY(mutex_);
-  std::thread loader_;
+  std::unique_ptr<BackgroundWork> loader_;  // may be over
 };
 
 }  // namespace shoal

@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   shoal::AddScoreCommand(app, exit_code);
   shoal::AddTokenizeCommand(app, exit_code);
   shoal::AddBenchCommand(app, exit_code);
+  shoal::AddSimulateCommand(app, exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

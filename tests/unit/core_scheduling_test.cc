@@ -7,7 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/property/core_fake_worker.h"
+#include "tests/unit/core_fake_worker.h"
 #include "tests/unit/core_transcript.h"
 
 namespace shoal::testing {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "tests/property/core_fake_worker.h"
+#include "tests/unit/core_fake_worker.h"
 
 #include <algorithm>
 

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// What simulated workers see of each other: a Fabric and its Exchange over links that delay, break and are
+// cut off, with the real message headers and checks. Messages of one link keep their order; links do not
+// among each other. Nothing is taken out of a link when an epoch ends, as with MPI: what is old still
+// arrives, and must not be heard.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "comm/fabric.h"
+#include "coordinator/sim/random.h"
+#include "coordinator/sim/timeline.h"
+
+namespace shoal::sim {
+
+class Process;
+
+struct NetworkOptions {
+  absl::Duration least_delay = absl::Microseconds(10);  // one way
+  absl::Duration most_delay = absl::Microseconds(200);
+  // 0: as fast as the delay. Else every worker sends and receives so many bytes per second, and a
+  // message waits for those before it at both ends.
+  double bytes_per_s = 0;
+  // How a dead peer is noticed: at once (its socket closes), or by nobody (its host is gone).
+  int loud_deaths_percent = 80;
+};
+
+// One end of a transport, with all that is under way to it. The network owns it as long as the world lives.
+struct Node;
+
+class Network {
+ public:
+  Network(const NetworkOptions& options, uint64_t seed, Timeline& timeline);
+  ~Network();
+
+  absl::StatusOr<std::unique_ptr<Fabric>> CreateFabric(Process& process,
+                                                       const FabricOptions& options);
+
+  // --- Faults ---
+
+  // What the process has sent still arrives; its peers notice, or not.
+  void Died(const Process& process);
+  // Breaks the link between two workers of an epoch, if there is one: what is under way is lost.
+  void Cut(const Process& a, const Process& b);
+  // Messages between the hosts of `cut_off` and all others arrive only after `heals`.
+  void Partition(std::vector<int> cut_off, absl::Time heals);
+
+  // How long a message takes between these hosts (-1: the coordinator's) if sent now.
+  absl::Duration Delay(int from_host, int to_host);
+
+  std::vector<int64_t> ReceivedBytes() const;
+
+  Timeline& timeline() { return timeline_; }
+  Node* Find(const std::string& endpoint);
+  // Memory to write messages to, shared by all: what is written is posted before anybody else moves.
+  absl::Span<std::byte> Scratch(int world, size_t max_message_bytes, int peer);
+  const NetworkOptions& options() const { return options_; }
+  // When a message of so many bytes, sent now, arrives.
+  absl::Time Arrival(Node& from, Node& to, size_t bytes);
+
+ private:
+  bool Separated(int host_a, int host_b) const;
+  void Break(Node& node, int peer, bool loud, absl::Duration notice);
+
+  const NetworkOptions options_;
+  Random random_;
+  Timeline& timeline_;
+  std::vector<std::unique_ptr<Node>> nodes_;
+  std::map<std::string, Node*> endpoints_;
+  std::vector<int> cut_off_;
+  absl::Time heals_ = absl::InfinitePast();
+  std::vector<std::byte> scratch_;
+};
+
+}  // namespace shoal::sim

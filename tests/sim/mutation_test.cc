@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shows that the worlds of coordinator/sim find what they are made to find. Each of these programs is built
+// with one bug planted (mutations/*.patch, applied to a copy of the source at build time; a patch that no longer
+// applies fails the build) and must see some seed of the first 2,000 fail. A bug may also trip a check
+// of the code itself, or make it hang: so worlds run in child processes.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+
+#include "coordinator/sim/campaign.h"
+#include "gtest/gtest.h"
+
+namespace shoal::sim {
+namespace {
+
+constexpr uint64_t kWorlds = 2000;
+constexpr uint64_t kWorldsPerChild = 20;
+constexpr unsigned kSecondsPerChild = 120;
+
+// Whether a child that ran these worlds found anything; `how` it did.
+bool Finds(uint64_t first, uint64_t last, std::string& how) {
+  int pipe_ends[2];
+  if (pipe(pipe_ends) != 0) return false;
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(kSecondsPerChild);
+    if (std::freopen("/dev/null", "w", stderr) == nullptr) _exit(2);  // a failed check says much
+    CampaignOptions options;
+    options.first = first;
+    options.last = last;
+    options.threads = 1;
+    options.most_failures = 1;
+    const CampaignResult result = RunCampaign(options);
+    if (result.failures.empty()) _exit(0);
+    const FailedSeed& failed = result.failures.front();
+    const std::string text = "seed " + std::to_string(failed.seed) + ", " + failed.problem;
+    _exit(write(pipe_ends[1], text.data(), text.size()) > 0 ? 1 : 2);
+  }
+  close(pipe_ends[1]);
+  char buffer[512];
+  for (ssize_t got; (got = read(pipe_ends[0], buffer, sizeof(buffer))) > 0;) {
+    how.append(buffer, static_cast<size_t>(got));
+  }
+  close(pipe_ends[0]);
+  int status = 0;
+  if (child < 0 || waitpid(child, &status, 0) != child) return false;
+  if (WIFSIGNALED(status)) {
+    how = "seeds " + std::to_string(first) + ".." + std::to_string(last) + ", signal " +
+          std::to_string(WTERMSIG(status));
+    return true;
+  }
+  return WEXITSTATUS(status) == 1;
+}
+
+TEST(Mutation, IsFound) {
+  std::string how;
+  for (uint64_t first = 1; first <= kWorlds; first += kWorldsPerChild) {
+    if (!Finds(first, std::min(first + kWorldsPerChild - 1, kWorlds), how)) continue;
+    std::printf("found: %s\n", how.c_str());
+    return;
+  }
+  FAIL() << "no seed of " << kWorlds << " finds the planted bug";
+}
+
+}  // namespace
+}  // namespace shoal::sim

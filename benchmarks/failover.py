@@ -5,6 +5,11 @@ dead worker go on. Starts `shoal serve` for each transport, streams from it, kil
 and prints distributions over many rounds, beside the gaps of the same streams before anything happened.
 
   benchmarks/failover.py --model deploy/models/shoal-tiny --rounds 20 --transport shm grpc --fault kill stop
+
+With --steady nothing happens to anybody: a cluster with --holders and one with a single holder take turns with the same
+streams, and the cost of what is there for failover alone is the ratio of each pair, in tokens/s and in CPU time per token.
+
+  benchmarks/failover.py --steady --rounds 20
 """
 
 import argparse
@@ -30,7 +35,7 @@ class Stream:
     """A streamed completion: when something of it arrived. Bytes are looked at as little as possible."""
 
     def __init__(self, address, index, chance, tokens):
-        body = json.dumps({"model": "bench", "prompt": f"Scene {index}:\n" + "My lord, " * chance.randint(1, 60),
+        body = json.dumps({"model": "bench", "prompt": f"Scene {index}:\n" + "My lord, " * chance.randint(1, 40),
                            "max_tokens": tokens, "ignore_eos": True, "temperature": 0.8, "seed": index,
                            "stream": True}).encode()
         self.socket = socket.create_connection(address)
@@ -41,8 +46,10 @@ class Stream:
 
     def read(self, now):
         data = self.socket.recv(1 << 16)
-        if not data or b"data: [DONE]" in data:
+        if b"data: [DONE]" in data:
             self.ended = True
+        elif not data:
+            self.ended, self.error = True, self.error or "closed without an end"
         if b'"error"' in data:
             self.error = data.decode(errors="replace")
         if b"data: {" in data:
@@ -58,11 +65,11 @@ class Stream:
 
 
 class Cluster:
-    def __init__(self, arguments, transport):
+    def __init__(self, arguments, transport, holders):
         self.log = tempfile.NamedTemporaryFile("w+", prefix="shoal-failover-", suffix=".log")
         self.process = subprocess.Popen(
             [arguments.binary, "serve", "--model", arguments.model, "--served-model-name", "bench", "--workers",
-             str(arguments.workers), "--holders", str(arguments.holders), "--transport", transport, "--http",
+             str(arguments.workers), "--holders", str(holders), "--transport", transport, "--http",
              "127.0.0.1:0", "--log-level", "warn"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log,
             text=True)
         line = self.process.stdout.readline()
@@ -86,6 +93,14 @@ class Cluster:
             time.sleep(0.02)
         sys.exit("the cluster is not whole again")
 
+    def cpu_seconds(self):
+        """Of the coordinator and all workers, so far."""
+        total = 0
+        for pid in [self.process.pid, *(worker["pid"] for worker in self.state()["workers"])]:
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return total
+
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
@@ -107,7 +122,8 @@ def watch(streams, until, enough=None):
 def one_round(cluster, arguments, fault, chance):
     """Gaps in ms: {"calm": [...], "unaffected": [...], "resumed": [...]} and the phases the cluster itself measured."""
     streams = [Stream(cluster.address, index, chance, arguments.tokens) for index in range(arguments.streams)]
-    watch(streams, time.monotonic() + 60, lambda: all(len(stream.arrivals) > 20 for stream in streams))
+    watch(streams, time.monotonic() + 60, lambda: all(len(stream.arrivals) > 20 or stream.error for stream in streams))
+    assert not any(stream.error for stream in streams), [stream.error for stream in streams]
     watch(streams, time.monotonic() + CALM_S + chance.uniform(0, 0.3))
     before = cluster.state()
     victim = chance.choice(before["workers"])
@@ -115,7 +131,7 @@ def one_round(cluster, arguments, fault, chance):
     os.kill(victim["pid"], signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
     watch(streams, struck + WATCH_S)
     end = time.monotonic()
-    failed = [stream.error or "ended early" for stream in streams if stream.error or stream.ended]
+    failed = [stream.error for stream in streams if stream.error]
     losses = [recovery for recovery in cluster.state()["recoveries"]
               if recovery["epoch"] > before["epoch"] and recovery["cause"] != "entry"]
     affected = sum(recovery["replayed"] for recovery in losses)
@@ -133,6 +149,45 @@ def one_round(cluster, arguments, fault, chance):
     for stream in streams:
         stream.socket.close()
     return result
+
+
+def steady_turn(cluster, arguments, seed):
+    """Tokens per second and CPU milliseconds per token of the same streams, from their first steps to their last."""
+    cluster.wait_until_whole(1)
+    tokens, cpu, begin = cluster.state()["generation_tokens"], cluster.cpu_seconds(), time.monotonic()
+    chance = random.Random(seed)
+    streams = [Stream(cluster.address, index, chance, arguments.tokens) for index in range(arguments.streams)]
+    watch(streams, begin + 120, lambda: all(stream.ended for stream in streams))
+    end = time.monotonic()
+    errors = [stream.error for stream in streams if stream.error]
+    assert not errors, errors
+    tokens = cluster.state()["generation_tokens"] - tokens
+    return tokens / (end - begin), 1e3 * (cluster.cpu_seconds() - cpu) / tokens
+
+
+def steady(arguments, transport):
+    clusters = {holders: Cluster(arguments, transport, holders) for holders in (1, arguments.holders)}
+    speeds, costs = [], []
+    try:
+        for cluster in clusters.values():
+            steady_turn(cluster, arguments, 0)  # warm
+        for round_ in range(arguments.rounds):
+            turns = {}
+            order = list(clusters) if round_ % 2 else list(clusters)[::-1]
+            for holders in order:
+                turns[holders] = steady_turn(clusters[holders], arguments, round_)
+            speeds.append(turns[1][0] / turns[arguments.holders][0])
+            costs.append(turns[arguments.holders][1] / turns[1][1])
+    finally:
+        for cluster in clusters.values():
+            cluster.stop()
+    print(f"{transport}, steady: {arguments.rounds} pairs, {arguments.workers} workers, {arguments.holders} holders beside 1, "
+          f"{arguments.streams} streams of {arguments.tokens} tokens")
+    for name, ratios in (("time per token", speeds), ("CPU time per token", costs)):
+        ratios = sorted(100 * (ratio - 1) for ratio in ratios)
+        quarter = len(ratios) // 4
+        print(f"  {name:<20} {ratios[len(ratios) // 2]:+6.2f} % (median; quartiles {ratios[quarter]:+.2f} % to "
+              f"{ratios[-1 - quarter]:+.2f} %)", flush=True)
 
 
 def show(name, values, note):
@@ -154,14 +209,18 @@ def main():
     parser.add_argument("--fault", nargs="+", choices=("kill", "stop"), default=["kill"])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--streams", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=1900)
+    parser.add_argument("--tokens", type=int, default=1700)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steady", action="store_true", help="no fault: the cost of --holders beside --holders 1")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of tables")
     arguments = parser.parse_args()
     for transport in arguments.transport:
+        if arguments.steady:
+            steady(arguments, transport)
+            continue
         for fault in arguments.fault:
             chance = random.Random(arguments.seed)
-            cluster = Cluster(arguments, transport)
+            cluster = Cluster(arguments, transport, arguments.holders)
             sums = {}
             try:
                 cluster.wait_until_whole(arguments.holders)

@@ -274,6 +274,8 @@ absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& as
   SHOAL_RETURN_IF_ERROR(TakeRank(RankId(assign.rank()), placement.world_size()));
   epoch_ = Epoch(assign.epoch());
   placement_ = std::move(placement);
+  host_of_rank_.assign(assign.host_of_rank().begin(), assign.host_of_rank().end());
+  if (host_of_rank_.size() != endpoints.size()) host_of_rank_.clear();
   SHOAL_RETURN_IF_ERROR(EnsureShare(*placement_, /*niceness=*/0));
   SHOAL_RETURN_IF_ERROR(Connect(link, endpoints));
   return Report(link);
@@ -420,7 +422,7 @@ absl::Status Worker::Report(CoordinatorLink& link) {
     link.Send(std::move(message));
   }
   if (!connected_ || ready_) return absl::OkStatus();
-  SHOAL_RETURN_IF_ERROR(model_->InstallPlacement(*placement_));
+  SHOAL_RETURN_IF_ERROR(model_->InstallPlacement(*placement_, host_of_rank_));
   if (runner_ == nullptr) {
     StepRunnerOptions runner;
     runner.max_batch_rows = options_.max_batch_rows;

@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -121,6 +122,7 @@ class Worker {
   std::unique_ptr<StepRunner> runner_;
   std::optional<ExpertPlacement> share_;      // under which the weights were or are being loaded
   std::optional<ExpertPlacement> placement_;  // of epoch_
+  std::vector<int> host_of_rank_;             // of epoch_; empty: nobody knows
   RankId rank_ = RankId(-1);
   Epoch epoch_;
   int token_limit_ = 0;

@@ -97,6 +97,7 @@ void StepPlanner::PlanSteps(ServingState& state, absl::Time now, std::vector<Com
 }
 
 bool StepPlanner::PlanStep(ServingState& state, absl::Time now, std::vector<Command>& commands) {
+  const StepId step = state.last_step.Next();
   drafts_.resize(state.ranks.size());
   for (RankBatch& rank : state.ranks) LetLeave(state, rank);
   MakeRoom(state);
@@ -110,13 +111,21 @@ bool StepPlanner::PlanStep(ServingState& state, absl::Time now, std::vector<Comm
     GrowTables(state, rank);
     if (state.rewind_due) NameSurvivors(rank, draft);
     PlanDecode(rank, draft);
-    PlanPrefill(rank, state.last_step.Next(), draft);
+    PlanPrefill(rank, step, state.rewind_due ? Lacking::kOneRow : Lacking::kAny, draft);
   }
-  Admit(state, now);
+  const auto has_rows = [this] {
+    return std::any_of(drafts_.begin(), drafts_.end(), [](const Draft& d) { return d.has_rows; });
+  };
+  // Whoever was interrupted while it decoded goes on at once: a step with chunks, of those that are
+  // replayed above all, takes long, and comes next.
+  if (!state.rewind_due || !has_rows()) {
+    for (size_t r = 0; state.rewind_due && r < state.ranks.size(); ++r) {
+      PlanPrefill(state.ranks[r], step, Lacking::kAny, drafts_[r]);
+    }
+    Admit(state, now);
+  }
   // Without rows nothing was drafted; what ranks must forget waits for the next step that has some.
-  if (std::none_of(drafts_.begin(), drafts_.end(), [](const Draft& d) { return d.has_rows; })) {
-    return false;
-  }
+  if (!has_rows()) return false;
   Send(state, now, commands);
   return true;
 }
@@ -206,8 +215,8 @@ void StepPlanner::PlanDecode(RankBatch& rank, Draft& draft) {
   SHOAL_CHECK(draft.room.rows >= 0 && draft.room.logits >= 0);
 }
 
-void StepPlanner::PlanPrefill(RankBatch& rank, StepId step, Draft& draft) {
-  if (rank.prefill_rows == 0) return;
+void StepPlanner::PlanPrefill(RankBatch& rank, StepId step, Lacking lacking, Draft& draft) {
+  if (!rank.present || rank.prefill_rows == 0) return;
   chunked_.clear();
   for (Sequence* sequence : rank.running) {
     if (!sequence->stay.decoding) chunked_.push_back(sequence);
@@ -216,7 +225,10 @@ void StepPlanner::PlanPrefill(RankBatch& rank, StepId step, Draft& draft) {
     return std::make_pair(RowsLeft(*a) > 1, a->seniority) <
            std::make_pair(RowsLeft(*b) > 1, b->seniority);
   });
-  for (Sequence* sequence : chunked_) PlanChunk(*sequence, rank, step, draft);
+  for (Sequence* sequence : chunked_) {
+    if (lacking == Lacking::kOneRow && RowsLeft(*sequence) > 1) return;
+    PlanChunk(*sequence, rank, step, draft);
+  }
 }
 
 void StepPlanner::PlanChunk(Sequence& sequence, RankBatch& rank, StepId step, Draft& draft) {

@@ -29,6 +29,8 @@ class StepPlanner {
     bool has_rows = false;
   };
 
+  enum class Lacking { kAny, kOneRow };
+
   bool PlanStep(ServingState& state, absl::Time now, std::vector<Command>& commands);
   // Lets sequences of lower priority yield to the one whose turn it is, if that makes room for it.
   void MakeRoom(ServingState& state);
@@ -41,7 +43,8 @@ class StepPlanner {
   void NameSurvivors(RankBatch& rank, Draft& draft);
   void PlanDecode(RankBatch& rank, Draft& draft);
   // Those that lack one row go first: rewound sequences decode on, whatever long prompts are here.
-  void PlanPrefill(RankBatch& rank, StepId step, Draft& draft);
+  // With kOneRow only they do.
+  void PlanPrefill(RankBatch& rank, StepId step, Lacking lacking, Draft& draft);
   // Adds the sequence's next chunk, if it gets any rows.
   void PlanChunk(Sequence& sequence, RankBatch& rank, StepId step, Draft& draft);
   // Gives waiting sequences places, in their order, until one finds none. One that fits into no rank

@@ -333,6 +333,8 @@ void WorkerLink::Server::Send(WorkerId worker,
 
 void WorkerLink::Server::Assign(const AssignRank& command) {
   std::vector<std::string> endpoints(command.members.size());
+  std::vector<int> host_of_rank(command.members.size(), -1);  // -1: absent
+  std::map<std::string, int> hosts;  // numbered as they appear
   {
     absl::MutexLock lock(&mutex_);
     for (size_t rank = 0; rank < endpoints.size(); ++rank) {
@@ -340,11 +342,15 @@ void WorkerLink::Server::Assign(const AssignRank& command) {
       const auto found = joined_.find(*command.members[rank]);
       if (found == joined_.end()) return;
       endpoints[rank] = found->second->endpoint;
+      const std::string& host = found->second->identity->host;
+      host_of_rank[rank] = hosts.try_emplace(host, static_cast<int>(hosts.size())).first->second;
     }
   }
   auto message = std::make_shared<proto::CoordinatorMessage>();
   ToProto(command, endpoints, *message->mutable_assign_rank());
   message->mutable_assign_rank()->set_token_limit(options_.token_limit);
+  message->mutable_assign_rank()->mutable_host_of_rank()->Add(host_of_rank.begin(),
+                                                              host_of_rank.end());
   Send(command.worker, message);
 }
 

@@ -112,16 +112,6 @@ absl::Status ExpertPlacement::CheckFits(int world_size,
   return absl::OkStatus();
 }
 
-RankId ExpertPlacement::Target(int layer, ExpertId expert, RankId source) const {
-  const std::vector<RankId>& holders = holders_[layer][expert.value()];
-  if (holders.size() == 1) return holders[0];
-  if (std::binary_search(holders.begin(), holders.end(), source)) return source;
-  // Spread sources over the replicas; any rule does, as long as it is the same everywhere.
-  const size_t turn = static_cast<size_t>(layer) + static_cast<size_t>(expert.value()) +
-                      static_cast<size_t>(source.value());
-  return holders[turn % holders.size()];
-}
-
 std::vector<ExpertId> ExpertPlacement::HeldBy(int layer, RankId rank) const {
   std::vector<ExpertId> held;
   for (size_t expert = 0; expert < holders_[layer].size(); ++expert) {

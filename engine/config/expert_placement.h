@@ -44,9 +44,6 @@ class ExpertPlacement {
   absl::Span<const RankId> Holders(int layer, ExpertId expert) const {
     return holders_[layer][expert.value()];
   }
-  // The holder that `source`'s rows of this expert go to: the source itself if it is one, else one
-  // chosen by a rule that depends on nothing but the arguments.
-  RankId Target(int layer, ExpertId expert, RankId source) const;
   // Experts of `layer` held by `rank`, ascending: the rank's local expert order.
   std::vector<ExpertId> HeldBy(int layer, RankId rank) const;
   // Number of experts of a layer (0: dense).

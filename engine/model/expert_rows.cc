@@ -17,7 +17,7 @@ ExpertRows::ExpertRows(int world_size, int64_t max_rows, int max_experts, int ma
   indices_.reserve(world_size * pairs);
 }
 
-void ExpertRows::PlanDispatch(const ExpertPlacement& placement, int layer, RankId self,
+void ExpertRows::PlanDispatch(const ExpertTargets& targets, int layer,
                               absl::Span<const int32_t> experts, int slots) {
   for (Outgoing& outgoing : outgoing_) {
     outgoing.rows.clear();
@@ -27,7 +27,7 @@ void ExpertRows::PlanDispatch(const ExpertPlacement& placement, int layer, RankI
   for (int32_t row = 0; row < rows; ++row) {
     for (int slot = 0; slot < slots; ++slot) {
       const int32_t expert = experts[row * slots + slot];
-      Outgoing& to = outgoing_[placement.Target(layer, ExpertId(expert), self).value()];
+      Outgoing& to = outgoing_[targets.Of(layer, ExpertId(expert)).value()];
       if (to.rows.empty() || to.rows.back() != row) to.rows.push_back(row);
       to.pairs.push_back({static_cast<uint32_t>(to.rows.size() - 1), static_cast<uint16_t>(expert),
                           static_cast<uint16_t>(slot)});

@@ -9,7 +9,7 @@
 
 #include "absl/types/span.h"
 #include "engine/base/ids.h"
-#include "engine/config/expert_placement.h"
+#include "engine/config/expert_targets.h"
 #include "engine/parallel/expert_messages.h"
 
 namespace shoal {
@@ -23,8 +23,8 @@ class ExpertRows {
   // -----------------------------------------------------------------------------
 
   // Groups the chosen experts [rows, slots] of this rank's rows by the rank that computes them.
-  void PlanDispatch(const ExpertPlacement& placement, int layer, RankId self,
-                    absl::Span<const int32_t> experts, int slots);
+  void PlanDispatch(const ExpertTargets& targets, int layer, absl::Span<const int32_t> experts,
+                    int slots);
   // Rows of this rank that go to `peer`, ascending, each once.
   absl::Span<const int32_t> RowsTo(RankId peer) const { return outgoing_[peer.value()].rows; }
   // Their experts: pairs ascending by (expert, row), rows counted within RowsTo(peer).

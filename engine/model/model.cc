@@ -27,6 +27,7 @@ class DecoderModel final : public Model {
                const ModelOptions& options, Kernels& kernels, Exchange& exchange)
       : config_(config),
         placement_(placement),
+        targets_(placement, options.rank),
         options_(options),
         kernels_(kernels),
         exchange_(exchange),
@@ -40,7 +41,8 @@ class DecoderModel final : public Model {
   void SetLayerObserver(std::function<void(int, TensorView)> observer) override {
     observer_ = std::move(observer);
   }
-  absl::Status InstallPlacement(const ExpertPlacement& placement) override;
+  absl::Status InstallPlacement(const ExpertPlacement& placement,
+                                absl::Span<const int> host_of_rank) override;
   int64_t weight_bytes() const override { return weight_bytes_; }
   int64_t bytes_read() const override { return bytes_read_; }
 
@@ -50,7 +52,8 @@ class DecoderModel final : public Model {
   void PlaceRows(const Batch& batch);
 
   ModelConfig config_;
-  ExpertPlacement placement_;
+  const ExpertPlacement placement_;  // that it was loaded for
+  ExpertTargets targets_;            // under the present one
   ModelOptions options_;
   Kernels& kernels_;
   Exchange& exchange_;
@@ -189,7 +192,7 @@ absl::Status DecoderModel::Forward(const StepTag& tag, const Batch& batch, Tenso
                       .stream = *stream_,
                       .arena = arena,
                       .exchange = exchange_,
-                      .placement = placement_,
+                      .targets = targets_,
                       .cache = *cache_,
                       .experts = experts_,
                       .tag = tag,
@@ -213,7 +216,8 @@ absl::Status DecoderModel::Forward(const StepTag& tag, const Batch& batch, Tenso
   return stream_->Finish();
 }
 
-absl::Status DecoderModel::InstallPlacement(const ExpertPlacement& placement) {
+absl::Status DecoderModel::InstallPlacement(const ExpertPlacement& placement,
+                                            absl::Span<const int> host_of_rank) {
   SHOAL_RETURN_IF_ERROR(placement.CheckFits(exchange_.world_size(), config_.RoutedExperts()));
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (layers_[i].moe() == nullptr) continue;
@@ -224,7 +228,7 @@ absl::Status DecoderModel::InstallPlacement(const ExpertPlacement& placement) {
           exchange_.rank().value(), ", which never loaded it"));
     }
   }
-  placement_ = placement;
+  targets_ = ExpertTargets(placement, exchange_.rank(), host_of_rank);
   return absl::OkStatus();
 }
 

@@ -79,9 +79,10 @@ class Model {
   // score --layers`.
   virtual void SetLayerObserver(std::function<void(int layer, TensorView output)> observer) = 0;
 
-  // Swaps in another placement at an epoch. Errors: FailedPrecondition if this rank lacks an expert
-  // it is to hold.
-  virtual absl::Status InstallPlacement(const ExpertPlacement& placement) = 0;
+  // Swaps in another placement at an epoch. host_of_rank: see ExpertTargets. Errors:
+  // FailedPrecondition if this rank lacks an expert it is to hold.
+  virtual absl::Status InstallPlacement(const ExpertPlacement& placement,
+                                        absl::Span<const int> host_of_rank) = 0;
 
   virtual int64_t weight_bytes() const = 0;  // prepared weights resident on this rank
   virtual int64_t bytes_read() const = 0;    // bytes of checkpoint data touched while loading

@@ -101,7 +101,7 @@ absl::Status Moe::Dispatch(StepContext& step, const Scratch& scratch,
                            const ExchangeTag& tag) const {
   ExpertScratch& experts = step.experts;
   experts.rows.PlanDispatch(
-      step.placement, layer_, step.exchange.rank(),
+      step.targets, layer_,
       {scratch.experts.as<int32_t>(), static_cast<size_t>(scratch.experts.elements())},
       shape_.slots);
   for (int r = 0; r < step.exchange.world_size(); ++r) {

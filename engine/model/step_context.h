@@ -7,7 +7,7 @@
 
 #include "absl/types/span.h"
 #include "engine/cache/kv_cache.h"
-#include "engine/config/expert_placement.h"
+#include "engine/config/expert_targets.h"
 #include "engine/device/kernels.h"
 #include "engine/model/expert_scratch.h"
 #include "engine/model/model.h"
@@ -21,7 +21,7 @@ struct StepContext {
   Stream& stream;
   Arena& arena;  // each part takes what it needs; the decoder layer takes all of it back
   Exchange& exchange;
-  const ExpertPlacement& placement;
+  const ExpertTargets& targets;
   const KvCache& cache;
   ExpertScratch& experts;  // host side of the mixture layers
   StepTag tag;

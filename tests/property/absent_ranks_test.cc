@@ -144,7 +144,7 @@ class AbsentRanks : public ::testing::Test {
       if (!loaded.ok()) return outcome;
       model = *std::move(loaded);
     }
-    outcome.status = model->InstallPlacement(placement);
+    outcome.status = model->InstallPlacement(placement, {});
     std::vector<int> present;
     for (int r = 0; r < kWorld; ++r) {
       if (!roster[r].empty()) present.push_back(r);

@@ -47,6 +47,7 @@ class FakeCluster : public ClusterPort {
     ClusterSnapshot snapshot;
     snapshot.epoch = Epoch(3);
     snapshot.serving = serving;
+    snapshot.paused = paused;
     snapshot.requests_running = static_cast<int64_t>(running_.size());
     WorkerSnapshot worker;
     worker.host = "localhost";
@@ -68,6 +69,7 @@ class FakeCluster : public ClusterPort {
   // What the test turns; hold the mutex.
   absl::Mutex mutex_;
   bool serving = true;
+  std::string paused;
   bool full = false;               // Post says no
   size_t max_running = 1000;       // choices; beyond: Reject
   absl::Status fail_after_tokens;  // not OK: every choice ends so after two tokens

@@ -332,6 +332,20 @@ TEST_F(ApiServerTest, RefusesWhenFull) {
   EXPECT_EQ(cluster_->running(), 0);
 }
 
+TEST_F(ApiServerTest, TakesRequestsWhileTheClusterIsPaused) {
+  Start();
+  {
+    absl::MutexLock lock(&cluster_->mutex_);
+    cluster_->serving = false;
+    cluster_->paused = "layer 1 expert 2: no holder is left of ranks 3";
+  }
+  // Whoever can choose goes elsewhere; whoever asks all the same waits and is served.
+  const Answer ready = Ask("GET", "/ready");
+  EXPECT_THAT(ready.header, StartsWith("HTTP/1.1 503"));
+  EXPECT_THAT(ready.body, HasSubstr("no holder is left of ranks 3"));
+  EXPECT_THAT(Complete("").header, StartsWith("HTTP/1.1 200"));
+}
+
 TEST_F(ApiServerTest, ReportsFailuresHalfWay) {
   Start();
   {

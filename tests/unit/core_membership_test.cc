@@ -244,9 +244,9 @@ TEST(CoreMembership, ASurvivorsCacheKeepsWhatCommittedStepsWrote) {
   for (int32_t token : {61, 62, 63, 64}) request.prompt.push_back(token);
   t.Arrive(request);
   t.Ready(1, 2);
+  t.Do(RequestCancelled{RequestId(1), std::nullopt});
   EXPECT_THAT(First(t.Ready(3, 2)),
-              AllOf(HasSubstr("rewind 1 to 12 tokens 11 rows; new 2"),
-                    HasSubstr("work 2 [8,13) sample blocks 0 1")));
+              AllOf(HasSubstr("plan w1 s6: new 2"), HasSubstr("work 2 [8,13) sample blocks 0 1")));
 }
 
 TEST(CoreMembership, AReplacementHasNoCacheAtAll) {

@@ -2,6 +2,7 @@
 // Shows that a placement covers every expert for any number of ranks, that replicas are chosen by a
 // fixed rule, and that what does not describe a placement is refused with layer and expert.
 #include "engine/config/expert_placement.h"
+#include "engine/config/expert_targets.h"
 
 #include <set>
 #include <string>
@@ -30,7 +31,7 @@ TEST(ExpertPlacement, ContiguousCoversEveryExpertOnceForAnyNumberOfRanks) {
         EXPECT_LE(static_cast<int>(mine.size()), (experts[layer] + world - 1) / world);
         for (ExpertId expert : mine) {
           EXPECT_EQ(expert.value(), held++);
-          EXPECT_EQ(placement->Target(layer, expert, RankId(0)), RankId(rank));
+          EXPECT_EQ(ExpertTargets(*placement, RankId(0)).Of(layer, expert), RankId(rank));
         }
       }
       EXPECT_EQ(held, experts[layer]);
@@ -42,16 +43,61 @@ TEST(ExpertPlacement, ContiguousCoversEveryExpertOnceForAnyNumberOfRanks) {
   EXPECT_TRUE(ExpertPlacement::Contiguous(5, std::vector<int>{0, 0}).ok());
 }
 
-TEST(ExpertPlacement, TargetPrefersTheSourceAndSpreadsTheRest) {
+// How many experts of a layer each rank computes for `source`.
+std::vector<int> Loads(const ExpertPlacement& placement, int layer, RankId source,
+                       absl::Span<const int> hosts = {}) {
+  const ExpertTargets targets(placement, source, hosts);
+  std::vector<int> loads(placement.world_size());
+  for (int e = 0; e < placement.n_routed_experts(layer); ++e) {
+    const auto holders = placement.Holders(layer, ExpertId(e));
+    const RankId target = targets.Of(layer, ExpertId(e));
+    EXPECT_NE(std::find(holders.begin(), holders.end(), target), holders.end());
+    ++loads[target.value()];
+  }
+  return loads;
+}
+
+TEST(ExpertTargets, CopiesForSafetyKeepTheRowsOfAnExpertTogether) {
+  const std::vector<RankId> low = {RankId(0), RankId(1)};
+  const std::vector<RankId> high = {RankId(2), RankId(3)};
+  const auto placement =
+      ExpertPlacement::Create(4, {{low, low, high, high, low, high, high, low}});
+  ASSERT_TRUE(placement.ok());
+  for (int e = 0; e < 8; ++e) {
+    for (int source = 1; source < 4; ++source) {
+      EXPECT_EQ(ExpertTargets(*placement, RankId(source)).Of(0, ExpertId(e)),
+                ExpertTargets(*placement, RankId(0)).Of(0, ExpertId(e)));
+    }
+  }
+  EXPECT_THAT(Loads(*placement, 0, RankId(0)), ElementsAre(2, 2, 2, 2));
+  // Without one rank the other holders of its experts have them, and are spared others.
+  const auto left = placement->Without({RankId(1)});
+  EXPECT_THAT(Loads(*left, 0, RankId(0)), ElementsAre(4, 0, 2, 2));
+}
+
+TEST(ExpertTargets, CopiesForLoadShareTheRows) {
+  // Expert 0 has one more than the others: half of the sources each, a holder itself.
   const auto placement = ExpertPlacement::Create(4, {{{RankId(1), RankId(3)}, {RankId(0)}}});
   ASSERT_TRUE(placement.ok());
-  EXPECT_EQ(placement->Target(0, ExpertId(0), RankId(1)), RankId(1));
-  EXPECT_EQ(placement->Target(0, ExpertId(0), RankId(3)), RankId(3));
-  EXPECT_EQ(placement->Target(0, ExpertId(1), RankId(3)), RankId(0));
-  EXPECT_NE(placement->Target(0, ExpertId(0), RankId(0)),
-            placement->Target(0, ExpertId(0), RankId(5)));
+  const auto target = [&](int source) {
+    return ExpertTargets(*placement, RankId(source)).Of(0, ExpertId(0));
+  };
+  EXPECT_EQ(target(1), RankId(1));
+  EXPECT_EQ(target(3), RankId(3));
+  EXPECT_NE(target(0), target(2));
   EXPECT_THAT(placement->HeldBy(0, RankId(3)), ElementsAre(ExpertId(0)));
   EXPECT_TRUE(placement->HeldBy(0, RankId(2)).empty());
+}
+
+TEST(ExpertTargets, RowsStayOnTheirHostWhereTheyCan) {
+  const std::vector<RankId> both = {RankId(0), RankId(2)};
+  const auto placement = ExpertPlacement::Create(
+      4, {{both, both, {RankId(1), RankId(3)}, {RankId(1), RankId(3)}, {RankId(3)}}});
+  ASSERT_TRUE(placement.ok());
+  const int hosts[] = {7, 7, 8, 8};
+  EXPECT_THAT(Loads(*placement, 0, RankId(0), hosts), ElementsAre(2, 2, 0, 1));
+  EXPECT_THAT(Loads(*placement, 0, RankId(1), hosts), ElementsAre(2, 2, 0, 1));
+  EXPECT_THAT(Loads(*placement, 0, RankId(2), hosts), ElementsAre(0, 0, 2, 3));
 }
 
 TEST(ExpertPlacement, WithoutAbsentRanksTheOthersKeepWhatTheyHold) {
@@ -67,7 +113,7 @@ TEST(ExpertPlacement, WithoutAbsentRanksTheOthersKeepWhatTheyHold) {
   EXPECT_EQ(left->HeldBy(1, RankId(3)), full->HeldBy(1, RankId(3)));
   EXPECT_TRUE(left->HeldBy(1, RankId(2)).empty());
   for (int source = 0; source < 4; ++source) {
-    EXPECT_EQ(left->Target(1, ExpertId(1), RankId(source)), RankId(3));
+    EXPECT_EQ(ExpertTargets(*left, RankId(source)).Of(1, ExpertId(1)), RankId(3));
   }
   // Ranks that are none are absent anyway.
   EXPECT_EQ(*full->Without({RankId(-1), RankId(4)}), *full);

@@ -181,9 +181,9 @@ TEST_F(ModelTest, OptionsThatContradictAreRefused) {
 TEST_F(ModelTest, PlacementsChangeOnlyToExpertsThatAreThere) {
   const auto model = Load();
   ASSERT_TRUE(model.ok()) << model.status();
-  EXPECT_TRUE((*model)->InstallPlacement(placement_).ok());
+  EXPECT_TRUE((*model)->InstallPlacement(placement_, {}).ok());
   const auto two = ExpertPlacement::Contiguous(2, config_.RoutedExperts());
-  EXPECT_EQ((*model)->InstallPlacement(*two).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ((*model)->InstallPlacement(*two, {}).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(ModelTest, MultiTokenPredictionIsNotTouched) {

@@ -95,7 +95,9 @@ class FakeModel final : public Model {
     return absl::OkStatus();
   }
   void SetLayerObserver(std::function<void(int, TensorView)>) override {}
-  absl::Status InstallPlacement(const ExpertPlacement&) override { return absl::OkStatus(); }
+  absl::Status InstallPlacement(const ExpertPlacement&, absl::Span<const int>) override {
+    return absl::OkStatus();
+  }
   int64_t weight_bytes() const override { return 0; }
   int64_t bytes_read() const override { return 0; }
 
@@ -411,7 +413,9 @@ TEST_F(StepRunnerTest, LogitsThatAreNoNumbersFailTheirSequenceAlone) {
       return absl::OkStatus();
     }
     void SetLayerObserver(std::function<void(int, TensorView)>) override {}
-    absl::Status InstallPlacement(const ExpertPlacement&) override { return absl::OkStatus(); }
+    absl::Status InstallPlacement(const ExpertPlacement&, absl::Span<const int>) override {
+    return absl::OkStatus();
+  }
     int64_t weight_bytes() const override { return 0; }
     int64_t bytes_read() const override { return 0; }
 

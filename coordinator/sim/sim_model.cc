@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/sim/random.h"
 #include "engine/base/status_macros.h"
+#include "engine/config/expert_targets.h"
 #include "engine/model/expert_rows.h"
 #include "engine/parallel/expert_messages.h"
 #include "engine/sample/sampler.h"
@@ -71,7 +72,7 @@ class SimModel final : public Model {
         config_(MakeModelConfig(shape)),
         router_(shape),
         options_(options),
-        placement_(placement),
+        targets_(placement, options.rank),
         exchange_(exchange),
         compute_(std::move(compute)),
         messages_{.max_rows = options.max_batch_rows,
@@ -96,7 +97,8 @@ class SimModel final : public Model {
   const ModelConfig& config() const override { return config_; }
   absl::Status Forward(const StepTag& tag, const Batch& batch, TensorView logits) override;
   void SetLayerObserver(std::function<void(int, TensorView)>) override {}
-  absl::Status InstallPlacement(const ExpertPlacement& placement) override;
+  absl::Status InstallPlacement(const ExpertPlacement& placement,
+                                absl::Span<const int> host_of_rank) override;
   int64_t weight_bytes() const override { return 0; }
   int64_t bytes_read() const override { return 0; }
 
@@ -114,7 +116,7 @@ class SimModel final : public Model {
   const ModelConfig config_;
   const Router router_;
   const ModelOptions options_;
-  ExpertPlacement placement_;
+  ExpertTargets targets_;
   Exchange& exchange_;
   const ComputeHook compute_;
   const ExpertMessageShape messages_;
@@ -130,7 +132,8 @@ class SimModel final : public Model {
   std::vector<DispatchMessage> dispatched_;
 };
 
-absl::Status SimModel::InstallPlacement(const ExpertPlacement& placement) {
+absl::Status SimModel::InstallPlacement(const ExpertPlacement& placement,
+                                        absl::Span<const int> host_of_rank) {
   for (int layer = 1; layer < placement.layers(); ++layer) {
     for (const ExpertId expert : placement.HeldBy(layer, options_.rank)) {
       if (held_[layer][expert.value()]) continue;
@@ -138,7 +141,7 @@ absl::Status SimModel::InstallPlacement(const ExpertPlacement& placement) {
           absl::StrCat("layer ", layer, " expert ", expert.value(), " is not loaded"));
     }
   }
-  placement_ = placement;
+  targets_ = ExpertTargets(placement, options_.rank, host_of_rank);
   return absl::OkStatus();
 }
 
@@ -190,7 +193,7 @@ absl::Status SimModel::Experts(const StepTag& tag, int layer) {
 
   const ExchangeTag dispatch = {tag.epoch, tag.step, layer, ExchangePhase::kDispatch};
   const ExchangeTag combine = {tag.epoch, tag.step, layer, ExchangePhase::kCombine};
-  rows_.PlanDispatch(placement_, layer, exchange_.rank(), experts_, slots);
+  rows_.PlanDispatch(targets_, layer, experts_, slots);
   for (int r = 0; r < exchange_.world_size(); ++r) {
     const absl::Span<const int32_t> rows = rows_.RowsTo(RankId(r));
     const absl::Span<const ExpertPair> pairs = rows_.PairsTo(RankId(r));

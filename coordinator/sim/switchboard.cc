@@ -247,14 +247,18 @@ void Switchboard::SendDown(WorkerId worker,
 
 void Switchboard::Execute(const AssignRank& command) {
   std::vector<std::string> endpoints(command.members.size());
+  std::vector<int> host_of_rank(command.members.size(), -1);
   for (size_t rank = 0; rank < endpoints.size(); ++rank) {
     if (!command.members[rank].has_value()) continue;
     const auto found = joined_.find(*command.members[rank]);
     if (found == joined_.end()) return;
     endpoints[rank] = found->second->endpoint;
+    host_of_rank[rank] = found->second->host;
   }
   auto message = std::make_shared<proto::CoordinatorMessage>();
   ToProto(command, endpoints, *message->mutable_assign_rank());
+  message->mutable_assign_rank()->mutable_host_of_rank()->Add(host_of_rank.begin(),
+                                                              host_of_rank.end());
   SendDown(command.worker, std::move(message));
 }
 

@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/types/span.h"
 #include "engine/base/status_macros.h"
 #include "engine/config/read_model_config.h"
 
@@ -19,6 +21,7 @@ namespace {
 constexpr int64_t kWholeBytes = int64_t{64} << 20;
 constexpr int64_t kSamples = 1024;
 constexpr int64_t kSampleBytes = 4096;
+constexpr int64_t kBufferBytes = int64_t{1} << 20;
 constexpr size_t kShownBytes = 8;
 
 class Sha256 {
@@ -59,16 +62,21 @@ absl::StatusOr<std::string> ModelFingerprint(const Checkpoint& checkpoint) {
   const int64_t stride = total / kSamples;
   int64_t position = 0;  // of the tensor at hand
   int64_t next = 0;      // of the next sample
+  // Read, not mapped: pages of tensors that are others' must not stay in this process.
+  std::vector<std::byte> buffer(kBufferBytes);
   for (const auto& [name, location] : checkpoint.tensors()) {
-    const absl::Span<const std::byte> data = location.shard->Data(*location.entry);
-    const int64_t size = static_cast<int64_t>(data.size());
-    if (whole) {
-      hash.Add(data.data(), data.size());
-      continue;
+    const int64_t size = location.entry->bytes();
+    const auto add = [&](int64_t offset, int64_t most) -> absl::Status {
+      const absl::Span<std::byte> part(buffer.data(), std::min(most, size - offset));
+      SHOAL_RETURN_IF_ERROR(location.shard->Read(*location.entry, offset, part));
+      hash.Add(part.data(), part.size());
+      return absl::OkStatus();
+    };
+    for (int64_t offset = 0; whole && offset < size; offset += kBufferBytes) {
+      SHOAL_RETURN_IF_ERROR(add(offset, kBufferBytes));
     }
-    for (; next < position + size; next += stride) {
-      const int64_t offset = next - position;
-      hash.Add(data.data() + offset, std::min(kSampleBytes, size - offset));
+    for (; !whole && next < position + size; next += stride) {
+      SHOAL_RETURN_IF_ERROR(add(next - position, kSampleBytes));
     }
     position += size;
   }

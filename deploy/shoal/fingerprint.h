@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which model a directory holds: equal fingerprints, equal config and weights.
+// Which model a directory holds. Another fingerprint is another model; the same one means the same
+// config and, as far as samples of a large checkpoint show, the same weights.
 #pragma once
 
 #include <string>
@@ -12,7 +13,8 @@ namespace shoal {
 // "8f14e45fceea167a-c9f0f895fb98ab91": of config.json; and of every tensor's name, dtype, shape and
 // values: all bytes of a checkpoint up to 64 MiB, 1,024 samples of 4 KiB of a larger one. Two
 // fine-tunes of one model differ nearly everywhere, so samples tell them apart; one flipped bit in
-// a large checkpoint they may miss. Errors: those of ReadSmallFile.
+// a large checkpoint they may miss. Reads files, and touches no page of their
+// mappings. Errors: those of ReadSmallFile and SafetensorsFile::Read.
 absl::StatusOr<std::string> ModelFingerprint(const Checkpoint& checkpoint);
 
 }  // namespace shoal

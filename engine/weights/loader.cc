@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -31,27 +32,48 @@ absl::Status WrongTensor(absl::string_view name, const std::vector<int64_t>& sha
                                                  dtypes, ", checkpoint has ", found.ToString()));
 }
 
+// The number in "model.layers.61.eh_proj.weight"; -1 outside the layers.
+int64_t LayerOf(absl::string_view name) {
+  int64_t layer = -1;
+  if (!absl::ConsumePrefix(&name, "model.layers.") ||
+      !absl::SimpleAtoi(name.substr(0, name.find('.')), &layer)) {
+    return -1;
+  }
+  return layer;
+}
+
 // A config that counts fewer layers than the checkpoint holds describes another model, whose logits
 // would look plausible.
 absl::Status CheckLayers(const Checkpoint& checkpoint, const ModelConfig& config) {
-  constexpr absl::string_view kPrefix = "model.layers.";
   const int64_t known = static_cast<int64_t>(config.layers.size()) + config.num_nextn_predict_layers;
   const std::string* unexpected = nullptr;
   int64_t first = std::numeric_limits<int64_t>::max();
-  for (auto it = checkpoint.tensors().lower_bound(std::string(kPrefix));
-       it != checkpoint.tensors().end() && absl::StartsWith(it->first, kPrefix); ++it) {
-    const absl::string_view rest = absl::string_view(it->first).substr(kPrefix.size());
-    int64_t layer = 0;
-    if (!absl::SimpleAtoi(rest.substr(0, rest.find('.')), &layer)) continue;
+  for (const auto& [name, location] : checkpoint.tensors()) {
+    const int64_t layer = LayerOf(name);
     if (layer < known || layer >= first) continue;
     first = layer;
-    unexpected = &it->first;
+    unexpected = &name;
   }
   if (unexpected == nullptr) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       *unexpected, ": want layers 0..", known - 1, " (num_hidden_layers ", config.layers.size(),
       ", num_nextn_predict_layers ", config.num_nextn_predict_layers,
       "), checkpoint has layer ", first));
+}
+
+// The checkpoint's names of which the manifest must know each: all but those of multi-token
+// prediction, which we do not read, and rotary frequencies, which follow from the config.
+std::set<absl::string_view> TensorsToExplain(const Checkpoint& checkpoint,
+                                            const ModelConfig& config) {
+  std::set<absl::string_view> names;
+  for (const auto& [name, location] : checkpoint.tensors()) {
+    if (LayerOf(name) >= static_cast<int64_t>(config.layers.size()) ||
+        absl::EndsWith(name, ".rotary_emb.inv_freq")) {
+      continue;
+    }
+    names.insert(name);
+  }
+  return names;
 }
 
 TensorView ViewOf(void* data, DType dtype, const std::vector<int64_t>& shape) {
@@ -70,8 +92,13 @@ absl::StatusOr<std::unique_ptr<WeightLoader>> WeightLoader::Create(
     loader->progress_ = std::move(progress);
   }
   SHOAL_RETURN_IF_ERROR(CheckLayers(checkpoint, config));
+  std::set<absl::string_view> unexpected = TensorsToExplain(checkpoint, config);
   absl::Status status;
   VisitCheckpointTensors(config, [&](TensorSpec spec) {
+    unexpected.erase(spec.name);
+    if (spec.role == TensorRole::kLinear && config.quant.has_value()) {
+      unexpected.erase(ScaleName(spec.name));
+    }
     if (!IsOwned(spec, placement, rank)) return true;
     status = loader->Check(spec);
     const std::string name = spec.name;
@@ -79,6 +106,11 @@ absl::StatusOr<std::unique_ptr<WeightLoader>> WeightLoader::Create(
     return status.ok();
   });
   if (!status.ok()) return status;
+  if (!unexpected.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(*unexpected.begin(), ": this configuration has no such tensor, checkpoint has ",
+                     checkpoint.Find(std::string(*unexpected.begin()))->entry->ToString()));
+  }
   return loader;
 }
 

@@ -35,7 +35,9 @@ class WeightLoader {
  public:
   // Checks that every tensor `rank` owns is there with the right shape, dtype and scales, before
   // any is read. Errors: InvalidArgument "model.layers.3.mlp.gate.weight: want [16, 96] bf16, f16
-  // or f32, checkpoint has [16, 95] bf16"; NotFound for a missing one.
+  // or f32, checkpoint has [16, 95] bf16", or naming a tensor that the config does not provide for
+  // (biases, sinks, a head beside a tied embedding): ignoring it would compute another model;
+  // NotFound for a missing one.
   static absl::StatusOr<std::unique_ptr<WeightLoader>> Create(
       const Checkpoint& checkpoint, const ModelConfig& config, const ExpertPlacement& placement,
       RankId rank, Kernels& kernels, std::function<void(int64_t done, int64_t total)> progress);

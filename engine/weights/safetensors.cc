@@ -22,6 +22,8 @@ namespace {
 
 // The format's own limit; a longer header is no header.
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;
+// Linux's default window, and a multiple of every page size.
+constexpr size_t kFaultAroundBytes = 64 << 10;
 
 std::optional<DType> DTypeFromName(absl::string_view name) {
   for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kF8E8M0,
@@ -120,37 +122,32 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std
   if (absl::Status status = file->ParseHeader(); !status.ok()) {
     return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
   }
+  file->DropRange(0, file->data_offset_);
   return file;
 }
 
 absl::Status SafetensorsFile::Map() {
-  const int fd = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return ErrnoStatus("cannot open", path_);
+  fd_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd_ < 0) return ErrnoStatus("cannot open", path_);
   struct stat info;
-  if (fstat(fd, &info) != 0) {
-    absl::Status status = ErrnoStatus("cannot stat", path_);
-    close(fd);
-    return status;
-  }
+  if (fstat(fd_, &info) != 0) return ErrnoStatus("cannot stat", path_);
   if (!S_ISREG(info.st_mode)) {
-    close(fd);
     return absl::InvalidArgumentError(absl::StrCat(path_, ": not a regular file"));
   }
   file_bytes_ = static_cast<size_t>(info.st_size);
   if (file_bytes_ < 8) {
-    close(fd);
     return absl::InvalidArgumentError(
         absl::StrCat(path_, ": truncated: want at least 8 bytes, found ", file_bytes_));
   }
-  void* map = mmap(nullptr, file_bytes_, PROT_READ, MAP_PRIVATE, fd, 0);
-  absl::Status status = map == MAP_FAILED ? ErrnoStatus("cannot map", path_) : absl::OkStatus();
-  close(fd);
-  if (status.ok()) map_ = static_cast<std::byte*>(map);
-  return status;
+  void* map = mmap(nullptr, file_bytes_, PROT_READ, MAP_PRIVATE, fd_, 0);
+  if (map == MAP_FAILED) return ErrnoStatus("cannot map", path_);
+  map_ = static_cast<std::byte*>(map);
+  return absl::OkStatus();
 }
 
 SafetensorsFile::~SafetensorsFile() {
   if (map_ != nullptr) munmap(map_, file_bytes_);
+  if (fd_ >= 0) close(fd_);
 }
 
 absl::Status SafetensorsFile::ParseHeader() {
@@ -180,11 +177,29 @@ absl::Span<const std::byte> SafetensorsFile::Data(const TensorEntry& entry) cons
   return {map_ + data_offset_ + entry.begin, static_cast<size_t>(entry.bytes())};
 }
 
+absl::Status SafetensorsFile::Read(const TensorEntry& entry, int64_t offset,
+                                   absl::Span<std::byte> out) const {
+  size_t done = 0;
+  while (done < out.size()) {
+    const auto position = static_cast<off_t>(data_offset_ + entry.begin + offset + done);
+    const ssize_t read = pread(fd_, out.data() + done, out.size() - done, position);
+    if (read < 0 && errno == EINTR) continue;
+    if (read < 0) return ErrnoStatus("cannot read", path_);
+    if (read == 0) return absl::DataLossError(absl::StrCat(path_, ": has become shorter"));
+    done += static_cast<size_t>(read);
+  }
+  return absl::OkStatus();
+}
+
 void SafetensorsFile::DropPages(const TensorEntry& entry) const {
-  // Whole pages only; a neighbour's page that goes too is read again when needed.
-  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const size_t begin = (data_offset_ + entry.begin) / page * page;
-  const size_t end = data_offset_ + entry.end;
+  DropRange(data_offset_ + entry.begin, data_offset_ + entry.end);
+}
+
+void SafetensorsFile::DropRange(size_t begin, size_t end) const {
+  // With what the kernel maps around a fault. A neighbour's page that goes too is read again when
+  // needed.
+  begin = begin / kFaultAroundBytes * kFaultAroundBytes;
+  end = std::min(file_bytes_, (end + kFaultAroundBytes - 1) / kFaultAroundBytes * kFaultAroundBytes);
   if (end > begin) madvise(map_ + begin, end - begin, MADV_DONTNEED);
 }
 

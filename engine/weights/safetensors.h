@@ -45,6 +45,9 @@ class SafetensorsFile {
   const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }
   // The tensor's bytes, in the mapping; any alignment.
   absl::Span<const std::byte> Data(const TensorEntry& entry) const;
+  // The tensor's bytes [offset, offset + out.size()), copied by way of the file: no page of the
+  // mapping becomes resident. Errors: DataLoss when the file has become shorter.
+  absl::Status Read(const TensorEntry& entry, int64_t offset, absl::Span<std::byte> out) const;
   // Lets the system take back the pages of a tensor that has been read.
   void DropPages(const TensorEntry& entry) const;
 
@@ -52,8 +55,10 @@ class SafetensorsFile {
   SafetensorsFile() = default;
   absl::Status Map();
   absl::Status ParseHeader();
+  void DropRange(size_t begin, size_t end) const;  // offsets in the file
 
   std::string path_;
+  int fd_ = -1;
   std::byte* map_ = nullptr;
   size_t file_bytes_ = 0;
   size_t data_offset_ = 0;

@@ -308,5 +308,49 @@ TEST_F(BrokenCheckpoint, ScalesOfAnUnquantisedWeight) {
   Expect(kInvalid, "lm_head.weight_scale_inv: want none");
 }
 
+// What the config does not provide for would be left out of the computation without a word.
+TEST_F(BrokenCheckpoint, TensorsThatTheConfigDoesNotKnow) {
+  const CheckpointCopy::Tensor small = {DType::kBF16, {1}, std::vector<std::byte>(2)};
+  for (const char* name :
+       {"model.layers.0.self_attn.sinks", "model.layers.1.self_attn.q_a_proj.bias",
+        "model.layers.1.mlp.experts.99.up_proj.weight", "model.layers.1.mlp.experts.0.sinks",
+        "model.norm.bias", "vision.norm.weight", "model.layers.x.norm.weight"}) {
+    copy_.tensors[name] = small;
+    copy_.WriteSingle();
+    Expect(kInvalid, absl::StrCat(name, ": this configuration has no such tensor, checkpoint has [1]"
+                                        " BF16"));
+    copy_.tensors.erase(name);
+  }
+  // Rotary frequencies follow from the config; multi-token prediction is not computed.
+  copy_.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = small;
+  copy_.tensors["model.layers.3.self_attn.sinks"] = small;
+  copy_.WriteSingle();
+  const auto bytes = LoadAll(copy_.folder(), 1, 0);
+  EXPECT_TRUE(bytes.ok()) << bytes.status();
+}
+
+TEST_F(BrokenCheckpoint, ConfigThatLeavesPartsOut) {
+  copy_.WriteSingle();
+  const std::string whole = copy_.ReadText("config.json");
+  const struct {
+    const char* found;
+    const char* instead;
+    const char* tensor;
+  } cases[] = {
+      {"\"n_shared_experts\": 1", "\"n_shared_experts\": 0",
+       "model.layers.1.mlp.shared_experts.down_proj.weight"},
+      {"\"n_shared_experts\": 1", "\"n_shared_experts\": null",
+       "model.layers.1.mlp.shared_experts.down_proj.weight"},
+      {"\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true", "lm_head.weight"},
+  };
+  for (const auto& broken : cases) {
+    std::string config = whole;
+    ASSERT_NE(config.find(broken.found), std::string::npos) << broken.found;
+    config.replace(config.find(broken.found), std::string(broken.found).size(), broken.instead);
+    copy_.WriteText("config.json", config);
+    Expect(kInvalid, absl::StrCat(broken.tensor, ": this configuration has no such tensor"));
+  }
+}
+
 }  // namespace
 }  // namespace shoal

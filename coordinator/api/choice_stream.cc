@@ -59,8 +59,6 @@ ChoiceDelta ChoiceStream::Push(absl::Span<const int32_t> tokens,
   ChoiceDelta delta;
   for (size_t i = 0; i < tokens.size() && !finished_; ++i) {
     ++completion_tokens_;
-    const bool last = finish == FinishReason::kStop && i + 1 == tokens.size();
-    if (last && absl::c_linear_search(request_.sampling.end_token_ids, tokens[i])) break;
     if (request_.sampling.top_logprobs >= 0) {
       PendingToken pending;
       pending.shown.token = tokens[i];

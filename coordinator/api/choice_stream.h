@@ -56,7 +56,8 @@ class ChoiceStream {
   bool finished() const { return finished_; }
   // A stop string ended the text: the core does not know yet that the choice is over.
   bool stopped_by_text() const { return stop_.matched(); }
-  // Tokens generated, the end token and those of the stop string included.
+  // Tokens pushed, those of a stop string included. An end token is never among them (Emit,
+  // events.h).
   int64_t completion_tokens() const { return completion_tokens_; }
 
  private:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows that a choice's text, thoughts and log-probabilities come out the same whether its tokens
 // arrive one by one or at once, and that they belong together: every shown token lies within the
-// shown text, end tokens and stop strings do not show.
+// shown text, stop strings do not show, and an end adds nothing.
 #include <random>
 #include <string>
 #include <vector>
@@ -62,17 +62,19 @@ ApiRequest WithLogprobs() {
   return request;
 }
 
-TEST(ChoiceStream, LeavesTheEndTokenOut) {
+// The core tells of an end token by an emission without tokens.
+TEST(ChoiceStream, EndsWithoutAnotherToken) {
   const ApiRequest request = WithLogprobs();
-  std::vector<int32_t> tokens = Encode("To be, or not to be");
-  const size_t shown = tokens.size();
-  tokens.push_back(kEos);
+  const std::vector<int32_t> tokens = Encode("To be, or not to be");
   ChoiceStream stream(TinyTokenizer(), request);
-  const ChoiceDelta all = Generate(request, tokens, FinishReason::kStop, 3, stream);
+  ChoiceDelta all = Generate(request, tokens, FinishReason::kNone, 3, stream);
+  EXPECT_FALSE(stream.finished());
+  all.Append(stream.Push({}, {}, FinishReason::kStop));
+  EXPECT_TRUE(stream.finished());
   EXPECT_EQ(all.text, "To be, or not to be");
-  EXPECT_EQ(all.tokens.size(), shown);
+  EXPECT_EQ(all.tokens.size(), tokens.size());
   EXPECT_EQ(all.finish, FinishReason::kStop);
-  EXPECT_EQ(stream.completion_tokens(), static_cast<int64_t>(shown) + 1);
+  EXPECT_EQ(stream.completion_tokens(), static_cast<int64_t>(tokens.size()));
   EXPECT_FALSE(stream.stopped_by_text());
 }
 

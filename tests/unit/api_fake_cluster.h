@@ -21,7 +21,7 @@ class FakeCluster : public ClusterPort {
  public:
   using Script = std::function<std::vector<int32_t>(const Request& request, int choice)>;
 
-  // The tokens of a choice; fewer than max_tokens end with kStop.
+  // The tokens of a choice; after fewer than max_tokens an end token ends it (kStop).
   explicit FakeCluster(Script script) : script_(std::move(script)) {}
   ~FakeCluster() override { Stop(); }
 
@@ -137,6 +137,7 @@ class FakeCluster : public ClusterPort {
       }
     }
     const auto limit = static_cast<size_t>(choice.request.max_tokens);
+    const bool ends = choice.given == choice.tokens.size();  // as by an end token: nothing to show
     if (choice.given < std::min(limit, choice.tokens.size())) {
       emit.tokens = {choice.tokens[choice.given++]};
       if (sampling.top_logprobs >= 0) {
@@ -150,10 +151,10 @@ class FakeCluster : public ClusterPort {
     if (!fail_after_tokens.ok() && choice.given == 2) {
       emit.finish = FinishReason::kError;
       emit.error = fail_after_tokens;
-    } else if (choice.given >= choice.tokens.size()) {
-      emit.finish = FinishReason::kStop;
     } else if (choice.given >= limit) {
       emit.finish = FinishReason::kLength;
+    } else if (ends) {
+      emit.finish = FinishReason::kStop;
     }
     return emit;
   }

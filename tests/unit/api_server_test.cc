@@ -39,11 +39,10 @@ using testing::TinyTokenizer;
 
 constexpr char kSpeech[] = "To be, or not to be: that is the question. Grüße, 世界 🎉!";
 
-// The speech and an end token; choice i begins with token i so that choices differ.
+// The speech; choice i begins with token i so that choices differ.
 std::vector<int32_t> Recite(const Request&, int choice) {
   std::vector<int32_t> tokens = TinyTokenizer().Encode(kSpeech, Tokenizer::Matching::kAddedTokens);
   if (choice > 0) tokens.insert(tokens.begin(), 20 + choice);
-  tokens.push_back(1);
   return tokens;
 }
 
@@ -187,7 +186,7 @@ TEST_F(ApiServerTest, StreamsWhatItWouldAnswer) {
   EXPECT_EQ(texts[2], kSpeech);
   EXPECT_EQ(texts[1], texts[3]);
   EXPECT_EQ(finish, std::vector<std::string>(4, "stop"));
-  EXPECT_EQ(tokens[0], Recite({}, 0).size() - 1);
+  EXPECT_EQ(tokens[0], Recite({}, 0).size());
   const json last = json::parse(events[events.size() - 2]);
   EXPECT_EQ(last["choices"].size(), 0u);
   EXPECT_EQ(last["usage"]["completion_tokens"], 2 * (Recite({}, 0).size() + Recite({}, 1).size()));
@@ -216,10 +215,7 @@ TEST_F(ApiServerTest, SplitsReasoning) {
   ApiOptions options = TinyOptions();
   options.chat_format = ChatFormat::kR1;
   Start(options, [](const Request&, int) {
-    std::vector<int32_t> tokens =
-        TinyTokenizer().Encode("Hm.</think>Aye.", Tokenizer::Matching::kAddedTokens);
-    tokens.push_back(1);
-    return tokens;
+    return TinyTokenizer().Encode("Hm.</think>Aye.", Tokenizer::Matching::kAddedTokens);
   });
   const json message = Chat("").value()["choices"][0]["message"];
   EXPECT_EQ(message["reasoning_content"], "Hm.");
@@ -265,7 +261,7 @@ TEST_F(ApiServerTest, GivesLogprobs) {
 
   value = Chat(R"(, "max_tokens": 60, "logprobs": true, "top_logprobs": 1)").value();
   const json content = value["choices"][0]["logprobs"]["content"];
-  EXPECT_EQ(content.size(), Recite({}, 0).size() - 1);
+  EXPECT_EQ(content.size(), Recite({}, 0).size());
   std::string bytes;
   for (const json& token : content) {
     EXPECT_EQ(token["top_logprobs"].size(), 1u);

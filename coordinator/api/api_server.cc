@@ -119,7 +119,10 @@ class ApiServer::State : public HttpHandler {
     if (!response) return;  // a stream answers
     metrics_.HttpAnswered(endpoint, response->status);
     if (response->status >= 400) {
-      spdlog::info("{} {} {}: {}", std::string(endpoint), name, response->status, response->body);
+      // A probe asks every second until it likes the answer.
+      const auto level = endpoint == "/ready" ? spdlog::level::debug : spdlog::level::info;
+      spdlog::log(level, "{} {} {}: {}", std::string(endpoint), name, response->status,
+                  response->body);
     }
     HttpResponse answer = *response;
     answer.headers.emplace_back("x-request-id", name);

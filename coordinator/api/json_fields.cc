@@ -39,11 +39,6 @@ bool TooDeep(absl::string_view text) {
   return false;
 }
 
-// A client's name for a field, short enough for an error.
-std::string CutField(const std::string& name) {
-  return name.size() > 60 ? name.substr(0, 60) + "..." : name;
-}
-
 bool IsInteger(const json& value, int64_t low, int64_t high, int64_t& out) {
   if (!value.is_number_integer()) return false;
   if (value.is_number_unsigned() &&
@@ -114,6 +109,10 @@ std::string Shown(const json& value) {
       value.dump(-1, ' ', true, json::error_handler_t::replace);  // ASCII: safe to cut
   if (text.size() > 60) text = text.substr(0, 60) + "...";
   return text;
+}
+
+std::string CutField(const std::string& name) {
+  return name.size() > 60 ? name.substr(0, 60) + "..." : name;
 }
 
 const json* JsonFields::Find(absl::string_view name) {

@@ -23,6 +23,9 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view body);
 // A short, printable form of a value for error messages.
 std::string Shown(const nlohmann::json& value);
 
+// A client's name for a field, short enough for an error.
+std::string CutField(const std::string& name);
+
 // Reads fields by name. `null` counts as absent, which leaves the output as it is. The first error
 // sticks, and further calls change nothing.
 class JsonFields {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // See prompts_internal.h.
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -65,6 +66,23 @@ absl::Status NameField(const absl::Status& status, absl::string_view fallback) {
     return FieldError(fallback, message);
   }
   return FieldError(field, message.substr(colon + 2));
+}
+
+// What ChatPrompt reads of a message, and what OpenAI's clients send back of an answer.
+absl::Status CheckMessageFields(size_t index, const json& message) {
+  static const std::set<absl::string_view> kKnown = {
+      "role",   "content", "reasoning_content", "tool_calls", "tool_call_id",
+      "prefix", "name",    "annotations"};
+  static const std::set<absl::string_view> kOnlyEmpty = {"refusal", "audio", "function_call"};
+  for (const auto& [name, value] : message.items()) {
+    if (kKnown.count(name) > 0) continue;
+    const std::string field = absl::StrCat("messages[", index, "].", CutField(name));
+    if (kOnlyEmpty.count(name) == 0) return FieldError(field, "unknown field", "unknown_field");
+    if (value.empty() || value == "") continue;  // null, [], {} or no text
+    return FieldError(field, absl::StrCat("not supported, found ", Shown(value)),
+                      "unsupported_value");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -152,6 +170,14 @@ void NoteChatFields(JsonFields& fields) {
   for (const char* name : {"messages", "tools", "tool_choice", "thinking", "chat_template_kwargs",
                            "reasoning_effort", "add_generation_prompt"}) {
     fields.Ignore(name);
+  }
+  const json* messages = fields.Find("messages");
+  if (messages == nullptr || !messages->is_array()) return;  // ChatPrompt says what it wants
+  if (messages->empty()) {
+    return fields.Fail(FieldError("messages", "wanted a non-empty array, found an empty array"));
+  }
+  for (size_t i = 0; i < messages->size(); ++i) {
+    if ((*messages)[i].is_object()) fields.Fail(CheckMessageFields(i, (*messages)[i]));
   }
 }
 

@@ -27,7 +27,8 @@ absl::StatusOr<ApiPrompt> TextPrompt(const std::string& text, bool add_bos, bool
 // Reads `prompt` into request.prompts: a string, a list of ids, or a list of either.
 absl::Status ParsePrompts(JsonFields& fields, const ApiModel& model, ApiRequest& request);
 
-// Notes the fields that ChatPrompt reads from the body.
+// Notes the fields that ChatPrompt reads from the body. Fails for a message with a field that
+// nobody knows, or with one whose content no template can show: ChatPrompt would skip both.
 void NoteChatFields(JsonFields& fields);
 // Renders and tokenises a chat body. Sets the request's reasoning fields too.
 absl::StatusOr<ApiPrompt> ChatPrompt(absl::string_view body, const ApiModel& model,

@@ -251,6 +251,50 @@ TEST_F(RequestTest, RefusesBadMessages) {
     EXPECT_THAT(ErrorJson(request.status()), HasSubstr("\"param\":\"messages")) << messages;
   }
   EXPECT_FALSE(ParseChatRequest("{}", model_).ok());
+  EXPECT_THAT(std::string(ParseChatRequest(R"({"messages": []})", model_).status().message()),
+              HasSubstr("messages: wanted a non-empty array, found an empty array"));
+}
+
+TEST_F(RequestTest, TakesMessagesAsClientsSendThemBack) {
+  const auto plain = ParseChatRequest(R"({"messages": [{"role": "user", "content": "Who?"},
+      {"role": "assistant", "content": "I."}, {"role": "user", "content": "Why?"}]})",
+                                      model_);
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  for (const char* empty : {"null", "[]", "{}", "\"\""}) {
+    const auto request = ParseChatRequest(
+        absl::StrCat(R"({"messages": [{"role": "user", "content": "Who?", "name": "me"},
+            {"role": "assistant", "content": "I.", "reasoning_content": null, "tool_calls": [],
+             "annotations": [{"type": "url_citation"}], "tool_call_id": null, "prefix": false,
+             "refusal": )",
+                     empty, ", \"audio\": ", empty, ", \"function_call\": ", empty,
+                     R"(}, {"role": "user", "content": "Why?"}]})"),
+        model_);
+    ASSERT_TRUE(request.ok()) << empty << ": " << request.status();
+    EXPECT_EQ(request->prompts[0].ids, plain->prompts[0].ids);
+  }
+}
+
+TEST_F(RequestTest, RefusesFieldsOfMessagesThatNobodyReads) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {R"("foo": 1)", "foo"},
+      {R"("foo": null)", "foo"},
+      {R"("Content": "x")", "Content"},
+      {R"("refusal": "No.")", "refusal"},
+      {R"("audio": {"id": "1"})", "audio"},
+      {R"("function_call": {"name": "f", "arguments": "{}"})", "function_call"},
+  };
+  for (const auto& [field, name] : cases) {
+    const std::string messages = absl::StrCat(
+        R"({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", )",
+        field, "}, {\"role\": \"user\", \"content\": \"z\"}]}");
+    for (const absl::Status& status :
+         {ParseChatRequest(messages, model_).status(), Tokenize(messages, model_).status()}) {
+      EXPECT_EQ(HttpStatusOf(status), 400) << field << ": " << status;
+      EXPECT_THAT(ErrorJson(status),
+                  HasSubstr(absl::StrCat("\"param\":\"messages[1].", name, "\"")))
+          << field;
+    }
+  }
 }
 
 TEST_F(RequestTest, RefusesWhatIsNoJsonObject) {

@@ -107,9 +107,10 @@ absl::StatusOr<std::unique_ptr<WeightLoader>> WeightLoader::Create(
   });
   if (!status.ok()) return status;
   if (!unexpected.empty()) {
+    const std::string name(*unexpected.begin());
     return absl::InvalidArgumentError(
-        absl::StrCat(*unexpected.begin(), ": this configuration has no such tensor, checkpoint has ",
-                     checkpoint.Find(std::string(*unexpected.begin()))->entry->ToString()));
+        absl::StrCat(name, ": this configuration has no such tensor, checkpoint has ",
+                     checkpoint.Find(name)->entry->ToString()));
   }
   return loader;
 }

@@ -199,7 +199,8 @@ void SafetensorsFile::DropRange(size_t begin, size_t end) const {
   // With what the kernel maps around a fault. A neighbour's page that goes too is read again when
   // needed.
   begin = begin / kFaultAroundBytes * kFaultAroundBytes;
-  end = std::min(file_bytes_, (end + kFaultAroundBytes - 1) / kFaultAroundBytes * kFaultAroundBytes);
+  end = (end + kFaultAroundBytes - 1) / kFaultAroundBytes * kFaultAroundBytes;
+  end = std::min(file_bytes_, end);
   if (end > begin) madvise(map_ + begin, end - begin, MADV_DONTNEED);
 }
 

@@ -29,7 +29,9 @@ const ConfigField kFields[] = {
     {"workers", kHead, "Cluster", &C::workers, "ranks of the expert-parallel unit"},
     {"transport", kEngine, "Cluster", &C::transport, "inprocess, shm, grpc or mpi"},
     {"placement", kHead, "Cluster", &C::placement,
-     "JSON file: which ranks hold which expert (default: planned; contiguous with one holder)"},
+     "JSON file: which ranks hold which expert, "
+     "{\"world_size\": 2, \"layers\": [[], [[0], [0, 1]]]} "
+     "(default: planned; contiguous with one holder)"},
     {"holders", kHead, "Cluster", &C::holders,
      "workers that hold each expert: with 2, any one may die and nobody waits"},
     {"redundant-experts", kHead, "Cluster", &C::redundant_experts,

@@ -137,7 +137,11 @@ absl::StatusOr<ExpertPlacement> ExpertPlacement::FromJson(absl::string_view text
                 world == json.end() ? "nothing" : world->dump());
   }
   const auto layers = json.find("layers");
-  if (layers == json.end() || !layers->is_array()) return fail("layers: want a list");
+  if (layers == json.end() || !layers->is_array()) {
+    return fail(
+        "layers: want a list, [[], [[0], [1], [0, 1]]]: a dense layer, and one whose third expert "
+        "is on ranks 0 and 1");
+  }
 
   std::vector<std::vector<std::vector<RankId>>> holders(layers->size());
   for (size_t layer = 0; layer < layers->size(); ++layer) {

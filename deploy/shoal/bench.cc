@@ -181,7 +181,9 @@ void AddBenchCommand(CLI::App& app, int& exit_code) {
   command->add_option("--workers", options->workers, "Processes that share the experts")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
-  command->add_option("--transport", options->transport, "Between workers: shm or grpc")
+  command->add_option("--transport", options->transport, 
+                   "Between workers: shm or grpc. Workers are processes here (inprocess has none), "
+                   "and ranks of mpi would poll while the machine's limits are measured")
       ->check(CLI::IsMember({"shm", "grpc"}))
       ->capture_default_str();
   command->add_option("--backend", options->backend, "reference or cpu")

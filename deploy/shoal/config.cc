@@ -51,10 +51,16 @@ absl::Status AllOrNone(absl::string_view names, std::initializer_list<const std:
   return absl::InvalidArgumentError(absl::StrCat(names, ": want all of them or none"));
 }
 
+absl::StatusOr<HostPort> AddressOf(absl::string_view flag, const std::string& address) {
+  absl::StatusOr<HostPort> where = ParseHostPort(address);
+  if (where.ok()) return where;
+  return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", where.status().message()));
+}
+
 // Listening where strangers can reach it without proof of who they are must be asked for.
 absl::Status CheckExposure(absl::string_view flag, const std::string& address, bool secured,
                            absl::string_view cure, bool insecure) {
-  SHOAL_ASSIGN_OR_RETURN(const HostPort where, ParseHostPort(address));
+  SHOAL_ASSIGN_OR_RETURN(const HostPort where, AddressOf(flag, address));
   if (where.loopback() || secured || insecure) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "--", flag, " ", address, " listens beyond loopback: give ", cure, ", or say --insecure"));
@@ -156,7 +162,7 @@ absl::Status ValidateConfig(const ShoalConfig& config, ConfigCommand command) {
   constexpr absl::string_view kClusterCure = "--cluster-cert, --cluster-key and --cluster-ca";
   if (command == kWorker) {
     if (config.coordinator.empty()) return Bad("coordinator", "HOST:PORT", "");
-    SHOAL_RETURN_IF_ERROR(ParseHostPort(config.coordinator).status());
+    SHOAL_RETURN_IF_ERROR(AddressOf("coordinator", config.coordinator).status());
     if (config.transport == "inprocess")
       return Bad("transport", "shm | grpc | mpi", config.transport);
   } else {
@@ -171,7 +177,8 @@ absl::Status ValidateConfig(const ShoalConfig& config, ConfigCommand command) {
     }
   }
   if (command != kCoordinator && config.transport == "grpc") {
-    SHOAL_ASSIGN_OR_RETURN(const HostPort exchange, ParseHostPort(config.exchange_listen));
+    SHOAL_ASSIGN_OR_RETURN(const HostPort exchange,
+                           AddressOf("exchange-listen", config.exchange_listen));
     if (command == kServe && config.workers > 1 && exchange.port != 0) {
       return Bad("exchange-listen", "port 0 for several workers", config.exchange_listen);
     }

@@ -88,7 +88,9 @@ class Getter {
                             });
     context_.run_for(absl::ToChronoNanoseconds(options_.timeout));
     const std::string where = absl::StrCat(url_.host, ":", url_.port);
-    if (error_) return absl::UnavailableError(absl::StrCat(where, ": ", error_.message()));
+    if (error_) {
+      return absl::UnavailableError(absl::StrCat(where, ": ", error_.message(), Hint()));
+    }
     if (!done_) {
       return absl::DeadlineExceededError(
           absl::StrCat(where, ": no answer within ", absl::FormatDuration(options_.timeout)));
@@ -105,6 +107,18 @@ class Getter {
   bool Check(error_code error) {
     if (error && !error_) error_ = error;
     return !error;
+  }
+  // What a person is likely to have meant instead.
+  std::string Hint() {
+    if (!url_.tls && (error_ == http::error::end_of_stream || error_ == http::error::bad_version ||
+                      error_ == asio::error::connection_reset)) {
+      return absl::StrCat("; if it speaks TLS, ask for https://", url_.host, ":", url_.port);
+    }
+    if (!url_.tls) return "";
+    const long verified = SSL_get_verify_result(secure_->native_handle());
+    if (verified == X509_V_OK) return "";
+    return absl::StrCat(" (", X509_verify_cert_error_string(verified),
+                        "); --ca FILE names an authority to trust");
   }
   void Handshake() {
     secure_->async_handshake(asio::ssl::stream_base::client, [this](error_code error) {

@@ -13,6 +13,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/cache/kv_cache.h"
 #include "engine/config/read_model_config.h"
+#include "engine/text/utf8.h"
 
 namespace shoal {
 namespace {
@@ -38,6 +39,7 @@ absl::Status CheckMemoryFor(const RunOptions& options) {
 }
 
 absl::Status RunToTerminal(const RunOptions& options) {
+  if (!IsValidUtf8(options.prompt)) return absl::InvalidArgumentError("--prompt: not valid UTF-8");
   SHOAL_RETURN_IF_ERROR(CheckMemoryFor(options));
   bool started = false;
   absl::Status status = Run(options, [&](absl::string_view text) {

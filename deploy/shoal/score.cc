@@ -52,6 +52,9 @@ absl::StatusOr<Prompts> ParsePrompts(const std::string& path, const ModelConfig&
       (*json)["prompts"].empty()) {
     return fail("want {\"prompts\": [[ids], ...]} with at least one prompt");
   }
+  for (const auto& [key, value] : json->items()) {
+    if (key != "prompts") return fail("unknown key '", key, "': want prompts alone");
+  }
   Prompts prompts;
   for (const auto& ids : (*json)["prompts"]) {
     const size_t p = prompts.size();
@@ -259,7 +262,9 @@ void AddScoreCommand(CLI::App& app, int& exit_code) {
   command->add_flag("--fp8-activations", options->fp8_activations,
                     "Official FP8 numerics: activations quantised as well");
   command->add_option("--placement", options->placement,
-                      "JSON file that says which rank holds which expert; default: contiguous");
+                      
+                      "JSON file that says which ranks hold which expert, {\"world_size\": 2, "
+                      "\"layers\": [[], [[0], [0, 1]]]}; default: contiguous");
   command->add_option("--block-tokens", options->block_tokens, "Tokens of one cache block")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();

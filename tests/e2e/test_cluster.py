@@ -368,7 +368,7 @@ BAD_COMMANDS = [
     (["serve", "--model", MODEL, "--nonsense"], 2, "--nonsense"),
     (["serve", "--model", MODEL, "--config", "/no/file.yaml"], 1, "/no/file.yaml"),
     (["serve", "--model", MODEL, "--placement", "/no/placement.json"], 1, "/no/placement.json"),
-    (["serve", "--model", MODEL, "--http", "127.0.0.1:99999"], 1, "99999"),
+    (["serve", "--model", MODEL, "--http", "127.0.0.1:99999"], 1, "--http: '127.0.0.1:99999' is no address"),
     (["serve", "--model", MODEL, "--http", "0.0.0.0:0"], 1, "--insecure"),
     (["serve", "--model", MODEL, "--http", "127.0.0.1:0", "--cluster-listen", "0.0.0.0:0"], 1, "--cluster-cert"),
     (["serve", "--model", MODEL, "--http", "127.0.0.1:0", "--api-keys", "/no/keys"], 1, "/no/keys"),
@@ -380,6 +380,8 @@ BAD_COMMANDS = [
     (["coordinator", "--model", MODEL], 1, "--cluster-listen"),
     (["worker", "--model", MODEL], 1, "--coordinator"),
     (["worker", "--model", "/no/such/dir", "--coordinator", "127.0.0.1:1"], 1, "/no/such/dir"),
+    (["worker", "--model", MODEL, "--coordinator", "here"], 1, "--coordinator: 'here' is no address"),
+    (["run", "--model", MODEL, "--prompt", "not UTF-8: \udcff"], 1, "--prompt: not valid UTF-8"),
     (["status", "127.0.0.1:1"], 1, "refused"),
     (["status", "nonsense"], 1, "nonsense"),
     (["frobnicate"], 2, "frobnicate"),
@@ -478,6 +480,20 @@ def certificates(tmp_path_factory):
         openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{name}-ca.pem", "-CAkey", f"{name}-ca.key",
                 "-CAcreateserial", "-days", 2, "-extfile", "san", "-out", f"{name}.pem")
     return folder
+
+
+def test_status_says_what_an_https_server_wants(certificates):
+    # It says its URL as https, which the other helpers do not speak.
+    port = free_port()
+    flags = ["--tls-cert", certificates / "ours.pem", "--tls-key", certificates / "ours.key"]
+    with Process("serve", "--model", MODEL, "--workers", 1, "--http", f"127.0.0.1:{port}", *flags) as server:
+        server.wait_for_text("listening on https://")
+        code, _, err = run("status", f"127.0.0.1:{port}")
+        assert code == 1 and f"if it speaks TLS, ask for https://127.0.0.1:{port}" in err, err
+        code, _, err = run("status", f"https://127.0.0.1:{port}")
+        assert code == 1 and "--ca FILE names an authority to trust" in err, err
+        code, out, err = run("status", f"https://127.0.0.1:{port}", "--ca", certificates / "ours-ca.pem")
+        assert code == 0 and "serving, epoch 1" in out, err
 
 
 def tls_flags(folder, name, authority="ours"):

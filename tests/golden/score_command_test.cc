@@ -159,12 +159,16 @@ TEST_F(ScoreCommand, SaysWhatIsWrong) {
   expect(R"({"prompts": [[1, -1]]})", "", "found -1");
   expect(R"({"prompts": [[1.5]]})", "", "found 1.5");
   expect(R"({"prompts": [["a"]]})", "", "found \"a\"");
+  expect(R"({"prompts": [[1]], "model": "v3"})", "", "unknown key 'model': want prompts alone");
   expect(good, "--workers 17", "layer 1 has 16 routed experts: want 1..16 workers, found 17");
   expect(good, "--placement /no/such/file", "/no/such/file");
   expect(good, "--fp8-activations", "want FP8 weights");
   Write("placement.json", R"({"world_size": 1, "layers": [[], [], [], []]})");
   expect(good, absl::StrCat("--placement '", Path("placement.json"), "'"),
          "layer 1: want 16 experts, found 0");
+  Write("placement.json", R"({"world_size": 1})");
+  expect(good, absl::StrCat("--placement '", Path("placement.json"), "'"),
+         "layers: want a list, [[], [[0], [1], [0, 1]]]");
   Write("in.json", good);
   EXPECT_EQ(Score("v3", "none", "--backend abacus").exit_code, 2);
   EXPECT_EQ(Score("v3", "none", "--chunk -1").exit_code, 2);

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows that the house keeps its walls: every #include goes in the direction that ARCHITECTURE.md
-// draws, backends do not know each other, public headers stay free of the heavy libraries, and
-// every file opens as it should. It reads the sources themselves.
+// draws, backends do not know each other, core and simulated worlds are pure, public headers stay
+// free of the heavy libraries, and every file opens as it should. It reads the sources themselves.
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <regex>
 #include <set>
 #include <sstream>
 #include <string>
@@ -147,13 +148,65 @@ TEST(Tidy, IncludesFollowTheDirectionOfTheHouse) {
   }
 }
 
-// Folders whose headers only their own room includes: a transport speaks its library's types inside.
+// Folders whose headers only their own room includes: a transport speaks its library's types
+// inside.
 const std::vector<std::string> kPrivateFolders = {"comm/grpc/", "comm/inprocess/", "comm/mpi/",
                                                   "comm/shm/"};
 
 bool IsPrivate(const std::string& path) {
   return std::any_of(kPrivateFolders.begin(), kPrivateFolders.end(),
                      [&](const std::string& folder) { return path.rfind(folder, 0) == 0; });
+}
+
+// What a pure function of (event, now) may be made of: values and containers.
+const std::set<std::string> kPureHeaders = {
+    "algorithm", "array",      "bit",      "cmath",       "compare",
+    "cstddef",   "cstdint",    "cstring",  "deque",       "limits",
+    "map",       "memory",     "numeric",  "optional",    "set",
+    "string",    "utility",    "tuple",    "string_view", "variant",
+    "vector",    "functional", "iterator", "new",         "absl/time/time.h"};
+const std::vector<std::string> kPureFolders = {"absl/algorithm/",  "absl/container/",
+                                               "absl/functional/", "absl/status/",
+                                               "absl/strings/",    "absl/types/"};
+// What needs no header of its own, since others bring it along.
+const std::regex kImpure(
+    "\\babsl::(Now|SleepFor|GetCurrentTimeNanos|Hash|BitGen)"
+    "|\\bstd::(chrono|thread|jthread|async|random_device|hash|unordered_)"
+    "|\\b(s?rand|getenv|clock_gettime|gettimeofday|localtime)\\("
+    "|\\btime\\((nullptr|NULL|0|&)");
+// A worker hands the simulator its mutex; the core sees none.
+const std::regex kLock("\\babsl::(Mutex|CondVar|Notification)|\\bstd::(mutex|atomic)");
+
+bool IsPureHeader(const std::string& target) {
+  return kPureHeaders.count(target) > 0 || !RoomOf(target).empty() ||
+         target.rfind("proto/", 0) == 0 ||
+         std::any_of(kPureFolders.begin(), kPureFolders.end(),
+                     [&](const std::string& folder) { return target.rfind(folder, 0) == 0; });
+}
+
+// Equal state and equal (event, now) must give equal commands, and equal seeds equal worlds: no
+// clock, thread, lock, randomness, file, environment or hash of another seed each time.
+TEST(Tidy, CoreAndSimulatedWorldsArePure) {
+  // Runs many worlds at once, or measures what the core costs: neither is part of a world.
+  const std::set<std::string> around_worlds = {"campaign.h", "campaign.cc", "core_thread.h",
+                                               "large_unit.h", "large_unit.cc"};
+  const std::set<std::string> of_fibers = {"ucontext.h", "sys/mman.h",
+                                           "sanitizer/common_interface_defs.h"};
+  const std::vector<fs::path> files = Sources({"coordinator/core", "coordinator/sim"});
+  ASSERT_GT(files.size(), 50u);
+  for (const fs::path& file : files) {
+    const bool simulator = RoomOf(file) == "coordinator/sim";
+    if (simulator && around_worlds.count(file.filename()) > 0) continue;
+    const bool fibers = simulator && file.stem() == "fiber";
+    for (const std::string& line : Lines(file)) {
+      const std::string target = IncludedPath(line);
+      EXPECT_TRUE(target.empty() || IsPureHeader(target) || (fibers && of_fibers.count(target) > 0))
+          << file << ": " << line;
+      const std::string code = line.substr(0, line.find("//"));
+      EXPECT_FALSE(std::regex_search(code, kImpure)) << file << ": " << line;
+      EXPECT_FALSE(!simulator && std::regex_search(code, kLock)) << file << ": " << line;
+    }
+  }
 }
 
 TEST(Tidy, HeadersStayFreeOfHeavyLibraries) {
@@ -214,6 +267,7 @@ TEST(Tidy, EveryRoomHasAReadme) {
                            "coordinator/core",
                            "coordinator/api",
                            "coordinator/link",
+                           "coordinator/sim",
                            "proto",
                            "deploy",
                            "tests",

@@ -9,11 +9,11 @@
 #include <optional>
 #include <utility>
 
-#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "comm/exchange_errors.h"
 #include "comm/message_header.h"
 #include "coordinator/sim/process.h"
+#include "coordinator/sim/random.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 
@@ -72,6 +72,17 @@ struct Message {
   absl::Span<const std::byte> all() const { return {bytes.get(), size}; }
   absl::Span<const std::byte> rows() const { return all().subspan(kMessageHeaderBytes); }
 };
+
+// The same in every process, as all of a world must be; never 0.
+uint64_t Digest(absl::Span<const std::string> endpoints) {
+  uint64_t digest = endpoints.size();
+  for (const std::string& endpoint : endpoints) {
+    uint64_t letters = endpoint.size();
+    for (const char c : endpoint) letters = letters * 0x100000001b3u + static_cast<uint8_t>(c);
+    digest = MixBits(digest, letters);
+  }
+  return digest | 1;
+}
 
 enum class LinkState : uint8_t {
   kWhole,
@@ -349,7 +360,7 @@ void SimFabric::Meet(int rank, Node& peer) {
 void SimFabric::Enter(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints) {
   const size_t world = endpoints.size();
   node_.entered = epoch;
-  node_.roster = absl::HashOf(endpoints) | 1;
+  node_.roster = Digest(endpoints);
   node_.rank = rank;
   node_.peers.assign(world, nullptr);
   node_.peers[rank.value()] = &node_;

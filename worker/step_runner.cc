@@ -51,6 +51,16 @@ absl::Status BadPlan(int64_t sequence, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("plan: sequence ", sequence, ": ", what));
 }
 
+// Logits that are no numbers end their own sequence, once, and no other.
+void NoteFailure(const absl::Status& status, int64_t sequence, proto::StepDone& done) {
+  if (status.ok()) return;
+  const int noted = done.failures_size();
+  if (noted > 0 && done.failures(noted - 1).sequence() == sequence) return;
+  proto::SequenceFailure& failure = *done.add_failures();
+  failure.set_sequence(sequence);
+  failure.set_why(std::string(status.message()));
+}
+
 }  // namespace
 
 struct StepRunner::Sequence {
@@ -103,12 +113,10 @@ void StepRunner::Run(const proto::StepPlan& plan, proto::StepDone& done) {
                             {static_cast<int64_t>(batch_.logit_rows.size()), vocab_size_});
     status = model_.Forward(tag, batch_, logits);
   }
-  if (status.ok()) status = Sample(done);
   if (status.ok()) {
+    Sample(done);
     Commit(done);
   } else {
-    done.clear_tokens();
-    done.clear_prompt_logprobs();
     ToProto(status, *done.mutable_status());
   }
   const absl::Duration waiting =
@@ -251,7 +259,7 @@ absl::Status StepRunner::AddRows(Sequence& sequence, int32_t start, int32_t coun
   return absl::OkStatus();
 }
 
-absl::Status StepRunner::Sample(proto::StepDone& done) {
+void StepRunner::Sample(proto::StepDone& done) {
   proto::PromptLogprobs* described = nullptr;  // of the sequence at hand
   for (size_t i = 0; i < logit_uses_.size(); ++i) {
     const LogitUse& use = logit_uses_[i];
@@ -264,24 +272,24 @@ absl::Status StepRunner::Sample(proto::StepDone& done) {
         described->set_sequence(sequence.id);
         described->set_position(use.position + 1);
       }
-      SHOAL_RETURN_IF_ERROR(
-          sampler_.Logprobs(logits, sequence.tokens[use.position + 1], top, logprobs_));
+      NoteFailure(sampler_.Logprobs(logits, sequence.tokens[use.position + 1], top, logprobs_),
+                  sequence.id, done);
       ToProto(logprobs_, *described->add_logprobs());
     }
     if (!use.sample) continue;
-    SHOAL_ASSIGN_OR_RETURN(
-        const int32_t token,
-        sampler_.Sample(logits, sequence.params, sequence.tokens, sequence.prompt_tokens));
+    const absl::StatusOr<int32_t> chosen =
+        sampler_.Sample(logits, sequence.params, sequence.tokens, sequence.prompt_tokens);
+    NoteFailure(chosen.status(), sequence.id, done);
+    const int32_t token = chosen.value_or(0);
     proto::SampledToken& sampled = *done.add_tokens();
     sampled.set_sequence(sequence.id);
     sampled.set_position(static_cast<int32_t>(sequence.tokens.size()));
     sampled.set_token(token);
     if (sequence.params.top_logprobs >= 0) {
-      SHOAL_RETURN_IF_ERROR(sampler_.Logprobs(logits, token, top, logprobs_));
+      NoteFailure(sampler_.Logprobs(logits, token, top, logprobs_), sequence.id, done);
       ToProto(logprobs_, *sampled.mutable_logprobs());
     }
   }
-  return absl::OkStatus();
 }
 
 void StepRunner::Commit(const proto::StepDone& done) {

@@ -68,7 +68,7 @@ class StepRunner {
   absl::Status AddWork(const proto::SequenceWork& work);
   absl::Status AddRows(Sequence& sequence, int32_t start, int32_t count, bool sample,
                        bool prompt_logprobs);
-  absl::Status Sample(proto::StepDone& done);
+  void Sample(proto::StepDone& done);
   void Commit(const proto::StepDone& done);
 
   const StepRunnerOptions options_;

@@ -81,6 +81,12 @@ struct PromptLogprobs {
   int32_t position = 0;
   std::vector<TokenLogprobs> logprobs;
 };
+// A sequence that cannot go on while all others can: its logits are no numbers. What the step reports of it besides is
+// meaningless.
+struct SequenceFailure {
+  SequenceId sequence;
+  std::string why;
+};
 
 // --- Events -----------------------------------------------------------------------------------------------------------
 
@@ -120,6 +126,7 @@ struct StepDone {
                         // and Cancelled speak of peers; after any other code the worker itself is evicted
   std::vector<SampledToken> tokens;
   std::vector<PromptLogprobs> prompt_logprobs;
+  std::vector<SequenceFailure> failures;
   absl::Duration busy;         // computing
   absl::Duration waiting;      // in exchanges
 };

@@ -37,6 +37,7 @@ struct InFlightStep {
     // What the rank reported, checked: one per expected one, in the same order.
     std::vector<SampledToken> tokens;
     std::vector<PromptLogprobs> prompt_logprobs;
+    std::vector<SequenceFailure> failures;  // as reported
   };
   StepId id;
   absl::Time began;  // when no earlier step was in flight any more

@@ -121,6 +121,16 @@ void CommitPromptLogprobs(ServingState& state, Sequence& sequence, PromptLogprob
   EndChoice(state, sequence, now);
 }
 
+// Ends one choice with an error of its own; all others go on.
+void FailChoice(ServingState& state, Sequence& sequence, const std::string& why, absl::Time now,
+                std::vector<Command>& commands) {
+  Emit emit = BeginEmission(sequence);
+  emit.finish = FinishReason::kError;
+  emit.error = absl::InternalError(why);
+  commands.push_back(std::move(emit));
+  EndChoice(state, sequence, now);
+}
+
 void CommitShare(ServingState& state, InFlightStep::Share& share, absl::Time now,
                  std::vector<Command>& commands) {
   size_t next_token = 0;
@@ -132,6 +142,13 @@ void CommitShare(ServingState& state, InFlightStep::Share& share, absl::Time now
     Sequence* sequence = std::exchange(expected.sequence, nullptr);
     if (sequence == nullptr) continue;
     --sequence->results_in_flight;
+    const auto failure = std::find_if(
+        share.failures.begin(), share.failures.end(),
+        [&](const SequenceFailure& failed) { return failed.sequence == expected.id; });
+    if (failure != share.failures.end()) {
+      FailChoice(state, *sequence, failure->why, now, commands);
+      continue;
+    }
     if (prompt != nullptr) CommitPromptLogprobs(state, *sequence, *prompt, now, commands);
     if (token != nullptr) CommitToken(state, *sequence, *token, now, commands);
   }
@@ -151,6 +168,7 @@ absl::Status FileResults(ServingState& state, RankId rank, const StepDone& event
     if (!filed.ok()) {
       return absl::InternalError(absl::StrCat("step ", step.id.value(), ": ", filed.message()));
     }
+    share.failures = event.failures;
     share.done = true;
     ++step.shares_done;
   }

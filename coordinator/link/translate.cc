@@ -135,6 +135,9 @@ absl::StatusOr<StepDone> FromProto(const proto::StepDone& message, WorkerId work
     }
     done.prompt_logprobs.push_back(std::move(prompt));
   }
+  for (const proto::SequenceFailure& in : message.failures()) {
+    done.failures.push_back({SequenceId(in.sequence()), in.why()});
+  }
   return done;
 }
 

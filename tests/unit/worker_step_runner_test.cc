@@ -301,13 +301,17 @@ TEST_F(StepRunnerTest, AFailedForwardCommitsNothing) {
   EXPECT_TRUE(Run().empty());
 }
 
-TEST_F(StepRunnerTest, AModelThatComputesNanIsAnErrorOfTheStep) {
+TEST_F(StepRunnerTest, LogitsThatAreNoNumbersFailTheirSequenceAlone) {
   class NanModel final : public Model {
    public:
     NanModel() { config_.vocab_size = kVocab, config_.max_position_embeddings = kContext; }
     const ModelConfig& config() const override { return config_; }
-    absl::Status Forward(const StepTag&, const Batch&, TensorView logits) override {
-      for (int64_t i = 0; i < logits.elements(); ++i) logits.f32()[i] = std::nanf("");
+    // Token 3 is poisoned: the logits of its rows are no numbers.
+    absl::Status Forward(const StepTag&, const Batch& batch, TensorView logits) override {
+      for (size_t row = 0; row < batch.logit_rows.size(); ++row) {
+        const bool poisoned = batch.tokens[batch.logit_rows[row]] == 3;
+        std::fill_n(logits.f32() + row * kVocab, kVocab, poisoned ? std::nanf("") : 0.0f);
+      }
       return absl::OkStatus();
     }
     void SetLayerObserver(std::function<void(int, TensorView)>) override {}
@@ -322,9 +326,15 @@ TEST_F(StepRunnerTest, AModelThatComputesNanIsAnErrorOfTheStep) {
   Plan();
   Enter(1, {3}, 1);
   Work(1, 0, 1, true, {0});
+  Enter(2, {4}, 1);
+  Work(2, 0, 1, true, {1});
   runner_->Run(plan_, done_);
-  EXPECT_EQ(done_.status().code(), static_cast<int>(absl::StatusCode::kInternal));
-  EXPECT_EQ(done_.tokens_size(), 0);
+  EXPECT_EQ(done_.status().code(), 0);
+  ASSERT_EQ(done_.failures_size(), 1);
+  EXPECT_EQ(done_.failures(0).sequence(), 1);
+  EXPECT_THAT(done_.failures(0).why(), testing::HasSubstr("nan"));
+  ASSERT_EQ(done_.tokens_size(), 2);
+  EXPECT_EQ(done_.tokens(1).sequence(), 2);
 }
 
 TEST_F(StepRunnerTest, PlansThatContradictThemselvesAreErrors) {

@@ -36,10 +36,12 @@ class ToyHandler : public HttpHandler {
       head.content_type = "text/event-stream";
       exchange->StartStream(head);
       exchange->Write("one");
-      exchange->PostAfter(absl::Milliseconds(5), [exchange] { exchange->Write("2"); });
-      exchange->PostAfter(absl::Milliseconds(10), [exchange] {
-        exchange->Write("three");
-        exchange->Finish();
+      exchange->PostAfter(absl::Milliseconds(5), [exchange] {
+        exchange->Write("2");
+        exchange->PostAfter(absl::Milliseconds(5), [exchange] {
+          exchange->Write("three");
+          exchange->Finish();
+        });
       });
     } else if (request.path == "/flood") {
       exchange->OnClosed([this] { lost.fetch_add(1); });

@@ -153,7 +153,7 @@ TEST_F(CommShm, AnotherUserIsHungUpOn) {
     // stranger.
     const absl::StatusOr<UniqueFd> socket = DialLocal(name);
     if (!socket.ok()) _exit(3);
-    if (!SendPacket(*socket, EncodeHello(OurHello()), -1).ok()) _exit(4);
+    (void)SendPacket(*socket, EncodeHello(OurHello()), -1);
     for (int i = 0; i < 2000; ++i) {
       if (!ReceivePacket(*socket).ok()) _exit(0);  // hung up on
       usleep(1000);

@@ -43,16 +43,22 @@ struct Buffer {
     const TensorView sized(nullptr, dtype, shape);
     buffer = TheMachine().kernels->Allocate(sized.bytes()).value();
     view = TensorView(buffer->data(), dtype, shape);
-    std::mt19937 random(1);
-    if (dtype == DType::kBF16) {
+    // A cheap generator: there may be gigabytes.
+    uint64_t random = 1;
+    const auto next = [&random] {
+      return random = random * 6364136223846793005u + 1442695040888963407u;
+    };
+    if (dtype == DType::kF32) {
       for (int64_t i = 0; i < view.elements(); ++i)
-        view.as<uint16_t>()[i] = 0x3c00 | (random() & 0x80ff);
-    } else if (dtype == DType::kF32) {
-      for (int64_t i = 0; i < view.elements(); ++i)
-        view.as<float>()[i] = static_cast<float>(random() % 64) / 64;
-    } else {
-      for (int64_t i = 0; i < view.elements(); ++i) view.as<uint8_t>()[i] = random() & 0xbf;
+        view.as<float>()[i] = static_cast<float>(next() >> 58) / 64;
+      return;
     }
+    // Bits that leave bf16 near 1/64 and E4M3 below 2.
+    const uint64_t mask = dtype == DType::kBF16 ? 0x80ff80ff80ff80ff : 0xbfbfbfbfbfbfbfbf;
+    const uint64_t base = dtype == DType::kBF16 ? 0x3c003c003c003c00 : 0;
+    const size_t words = view.bytes() / 8;
+    for (size_t i = 0; i < words; ++i)
+      static_cast<uint64_t*>(buffer->data())[i] = base | (next() >> 7 & mask);
   }
   std::unique_ptr<DeviceBuffer> buffer;
   TensorView view;

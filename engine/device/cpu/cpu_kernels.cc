@@ -98,13 +98,13 @@ class CpuKernels final : public Kernels {
 
   absl::StatusOr<std::unique_ptr<PreparedWeight>> PrepareLinear(
       const QuantTensor& weight, const LinearOptions& options) override {
-    return cpu::PackLinear(arena_, weight, options);
+    return cpu::PackLinear(arena_, packer_, weight, options);
   }
   absl::StatusOr<std::unique_ptr<PreparedWeight>> PrepareHeads(const QuantTensor& weight,
                                                                int64_t heads, int64_t first_row,
                                                                int64_t row_count,
                                                                bool transpose) override {
-    return cpu::PackHeads(arena_, weight, heads, first_row, row_count, transpose);
+    return cpu::PackHeads(arena_, packer_, weight, heads, first_row, row_count, transpose);
   }
 
   void Embed(Stream&, absl::Span<const int32_t> tokens, TensorView table, TensorView x) override {
@@ -253,6 +253,7 @@ class CpuKernels final : public Kernels {
 
   cpu::Arena arena_;
   Context context_;
+  cpu::Packer packer_{context_.pool};
   cpu::Ffn ffn_;
   cpu::Attention attention_;
 };

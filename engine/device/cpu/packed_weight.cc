@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/device/cpu/packed_weight.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -53,26 +54,83 @@ int64_t PanelOffset(WeightFormat format, int vecs, int vec, int64_t lane, int64_
   return 0;
 }
 
-// Copies a slice into zeroed panels. Columns in runs short enough that the 64 rows of a panel stay
-// in cache.
-template <typename T>
-void PackPanels(const Slice& slice, const T* stored, WeightFormat format, T* out) {
+// Columns [begin, end) of a row, one element at a time: any layout, the ends of rows, transposed
+// weights.
+void PackElements(WeightFormat format, const std::byte* row, int64_t col_bytes, int64_t begin,
+                  int64_t end, int vecs, int64_t n, std::byte* out) {
+  const size_t size = ElementBytes(format);
+  for (int64_t k = begin; k < end; ++k) {
+    const int64_t offset = PanelOffset(format, vecs, static_cast<int>(n / kLanes), n % kLanes, k);
+    std::memcpy(out + offset * size, row + k * col_bytes, size);
+  }
+}
+
+// Columns [begin, end) of a stored row, whole pairs of bf16: a fixed distance apart in the panel.
+// So are f32 and f16.
+template <size_t kBytes>
+void PackStrided(const std::byte* row, int64_t units, size_t distance, std::byte* out) {
+  for (int64_t i = 0; i < units; ++i) {
+    std::memcpy(out, row, kBytes);
+    row += kBytes;
+    out += distance;
+  }
+}
+
+// Four rows of E4M3, `quads` groups of four columns.
+void PackCodes(const std::byte* const (&rows)[4], int64_t quads, size_t distance, std::byte* out) {
+  for (int64_t i = 0; i < quads; ++i) {
+    uint64_t low = 0, high = 0;
+    for (int r = 3; r >= 0; --r) {
+      uint32_t codes;
+      std::memcpy(&codes, rows[r] + 4 * i, 4);
+      low = low << 16 | (codes & 0xffff);
+      high = high << 16 | codes >> 16;
+    }
+    std::memcpy(out, &low, 8);
+    std::memcpy(out + 8, &high, 8);
+    out += distance;
+  }
+}
+
+// Copies panel `panel` of a slice to zeroed memory. Columns in runs short enough that the part of
+// the panel they go to stays in L1.
+void PackPanel(const Slice& slice, WeightFormat format, int64_t panel, std::byte* out) {
   constexpr int64_t kRun = 64;
-  const int64_t row_stride = slice.row_stride(), col_stride = slice.col_stride();
-  const T* origin = stored + slice.StoredRow(0, 0) * slice.weight->cols();
-  for (int64_t panel = 0; panel < slice.rows; panel += kPanelRows) {
-    const int64_t rows = slice.rows - panel < kPanelRows ? slice.rows - panel : kPanelRows;
-    const int vecs = static_cast<int>((rows + kLanes - 1) / kLanes);
-    T* panel_out = out + panel * PaddedCols(slice.cols);
-    for (int64_t run = 0; run < slice.cols; run += kRun) {
-      const int64_t end = slice.cols - run < kRun ? slice.cols : run + kRun;
-      for (int64_t n = 0; n < rows; ++n) {
-        const int vec = static_cast<int>(n / kLanes);
-        const T* row = origin + (panel + n) * row_stride;
-        for (int64_t k = run; k < end; ++k) {
-          panel_out[PanelOffset(format, vecs, vec, n % kLanes, k)] = row[k * col_stride];
+  const auto size = static_cast<int64_t>(ElementBytes(format));
+  const int64_t first = panel * kPanelRows;
+  const int64_t rows = std::min<int64_t>(slice.rows - first, kPanelRows);
+  const int vecs = static_cast<int>((rows + kLanes - 1) / kLanes);
+  const int64_t row_bytes = slice.row_stride() * size, col_bytes = slice.col_stride() * size;
+  const auto* origin = static_cast<const std::byte*>(slice.weight->data.data()) +
+                       slice.StoredRow(0, 0) * slice.weight->cols() * size + first * row_bytes;
+  const size_t distance =
+      vecs * kLanes * (format == WeightFormat::kF16 ? 2 : 4);  // from one unit to the next
+  for (int64_t begin = 0; begin < slice.cols; begin += kRun) {
+    const int64_t end = std::min(slice.cols, begin + kRun);
+    const int64_t whole = slice.transpose ? begin : begin + (end - begin) / 4 * 4;
+    for (int64_t n = 0; n < rows; ++n) {
+      const std::byte* row = origin + n * row_bytes;
+      const std::byte* from = row + begin * col_bytes;
+      int64_t done = whole;
+      if (format == WeightFormat::kE4M3) {
+        if (n % 4 == 0 && n + 4 <= rows) {
+          std::byte* to =
+              out + PanelOffset(format, vecs, static_cast<int>(n / kLanes), n % kLanes, begin);
+          PackCodes({from, from + row_bytes, from + 2 * row_bytes, from + 3 * row_bytes},
+                    (whole - begin) / 4, distance, to);
+        } else if (n / 4 * 4 + 4 > rows) {
+          done = begin;  // the last rows, fewer than four
+        }
+      } else {
+        std::byte* to =
+            out + PanelOffset(format, vecs, static_cast<int>(n / kLanes), n % kLanes, begin) * size;
+        if (format == WeightFormat::kF16) {
+          PackStrided<2>(from, whole - begin, distance, to);
+        } else {
+          PackStrided<4>(from, (whole - begin) * size / 4, distance, to);
         }
       }
+      PackElements(format, row, col_bytes, done, end, vecs, n, out);
     }
   }
 }
@@ -131,7 +189,8 @@ absl::Status CheckWeight(const QuantTensor& weight) {
 }
 
 // Fills `packed` (heads, rows, cols set) from one slice per head.
-absl::Status Pack(Arena& arena, const std::vector<Slice>& slices, PackedWeight& packed) {
+absl::Status Pack(Arena& arena, Packer& packer, const std::vector<Slice>& slices,
+                  PackedWeight& packed) {
   const QuantTensor& weight = *slices[0].weight;
   switch (weight.data.dtype()) {
     case DType::kF8E4M3:
@@ -177,41 +236,36 @@ absl::Status Pack(Arena& arena, const std::vector<Slice>& slices, PackedWeight& 
   const int64_t padded_rows = (packed.rows + kLanes - 1) / kLanes * kLanes;
   packed.head_bytes = padded_rows * packed.padded_cols() * ElementBytes(packed.format);
   SHOAL_ASSIGN_OR_RETURN(packed.data, arena.Allocate(packed.head_bytes * packed.heads));
-  for (size_t h = 0; h < slices.size(); ++h) {
-    Slice slice = slices[h];
+  const int64_t panels = packed.panels();
+  packer.For(packed.heads * panels, [&](int64_t item) {
+    Slice slice = slices[item / panels];
     if (as_float) slice.weight = &dequantised;
-    const TensorView& data = slice.weight->data;
-    std::byte* out = packed.data.data + h * packed.head_bytes;
-    switch (ElementBytes(packed.format)) {
-      case 1:
-        PackPanels(slice, data.as<uint8_t>(), packed.format, reinterpret_cast<uint8_t*>(out));
-        break;
-      case 2:
-        PackPanels(slice, data.as<uint16_t>(), packed.format, reinterpret_cast<uint16_t*>(out));
-        break;
-      default:
-        PackPanels(slice, data.as<uint32_t>(), packed.format, reinterpret_cast<uint32_t*>(out));
-    }
-  }
+    PackPanel(slice, packed.format, item % panels,
+              packed.data.data + packed.PanelBytesBefore(item / panels, item % panels));
+  });
   return absl::OkStatus();
 }
 
 }  // namespace
+
+size_t PackedWeight::PanelBytesBefore(int64_t head, int64_t panel) const {
+  return head * head_bytes + panel * kPanelRows * padded_cols() * ElementBytes(format);
+}
 
 PanelDot PackedWeight::Panel(int64_t head, int64_t panel) const {
   PanelDot dot;
   dot.format = format;
   dot.vecs = static_cast<int>((panel_rows(panel) + kLanes - 1) / kLanes);
   dot.cols = padded_cols();
-  dot.weights =
-      data.data + head * head_bytes + panel * kPanelRows * padded_cols() * ElementBytes(format);
+  dot.weights = data.data + PanelBytesBefore(head, panel);
   dot.block_cols = block_cols;
   if (!scales.empty())
     dot.scales = scales.data() + (head * panels() + panel) * blocks() * kPanelVecs;
   return dot;
 }
 
-absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(Arena& arena, const QuantTensor& weight,
+absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(Arena& arena, Packer& packer,
+                                                         const QuantTensor& weight,
                                                          const LinearOptions& options) {
   SHOAL_RETURN_IF_ERROR(CheckWeight(weight));
   auto packed = std::make_unique<PackedWeight>();
@@ -220,7 +274,7 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(Arena& arena, const Qua
   packed->fp8_activations = options.fp8_activations;
   packed->ue8m0_scales = options.ue8m0_scales;
   SHOAL_RETURN_IF_ERROR(
-      Pack(arena, {Slice{&weight, 0, weight.rows(), weight.cols(), false}}, *packed));
+      Pack(arena, packer, {Slice{&weight, 0, weight.rows(), weight.cols(), false}}, *packed));
   if (options.fp8_activations && packed->format != WeightFormat::kE4M3) {
     return absl::InvalidArgumentError(absl::StrCat(
         "fp8 activations: want an F8_E4M3 weight in blocks of a multiple of 16 rows and 4 columns, "
@@ -230,9 +284,10 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(Arena& arena, const Qua
   return packed;
 }
 
-absl::StatusOr<std::unique_ptr<PackedWeight>> PackHeads(Arena& arena, const QuantTensor& weight,
-                                                        int64_t heads, int64_t first_row,
-                                                        int64_t row_count, bool transpose) {
+absl::StatusOr<std::unique_ptr<PackedWeight>> PackHeads(Arena& arena, Packer& packer,
+                                                        const QuantTensor& weight, int64_t heads,
+                                                        int64_t first_row, int64_t row_count,
+                                                        bool transpose) {
   SHOAL_RETURN_IF_ERROR(CheckWeight(weight));
   if (heads <= 0 || weight.rows() % heads != 0 || first_row < 0 || row_count <= 0 ||
       first_row + row_count > weight.rows() / heads) {
@@ -249,7 +304,7 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> PackHeads(Arena& arena, const Quan
   for (int64_t h = 0; h < heads; ++h) {
     slices.push_back({&weight, h * slice_rows + first_row, packed->rows, packed->cols, transpose});
   }
-  SHOAL_RETURN_IF_ERROR(Pack(arena, slices, *packed));
+  SHOAL_RETURN_IF_ERROR(Pack(arena, packer, slices, *packed));
   return packed;
 }
 

@@ -7,11 +7,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/device/cpu/memory.h"
 #include "engine/device/cpu/simd/isa.h"
+#include "engine/device/cpu/thread_pool.h"
 #include "engine/device/kernels.h"
 
 namespace shoal::cpu {
@@ -29,6 +31,7 @@ struct PackedWeight final : PreparedWeight {
   int64_t panel_rows(int64_t panel) const {
     return rows - panel * kPanelRows < kPanelRows ? rows - panel * kPanelRows : kPanelRows;
   }
+  size_t PanelBytesBefore(int64_t head, int64_t panel) const;
   // Everything of a product that the weight decides.
   PanelDot Panel(int64_t head, int64_t panel) const;
 
@@ -42,12 +45,31 @@ struct PackedWeight final : PreparedWeight {
       scales;  // [heads][panels][blocks][4]; the last panel's rows are as many as its vectors
 };
 
+// Packs with all threads; one weight at a time, whoever asks.
+class Packer {
+ public:
+  explicit Packer(ThreadPool& pool) : pool_(pool) {}
+  template <typename Body>
+  void For(int64_t items, const Body& body) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    pool_.For(items, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t item = begin; item < end; ++item) body(item);
+    });
+  }
+
+ private:
+  std::mutex mutex_;
+  ThreadPool& pool_;
+};
+
 // See Kernels::PrepareLinear and PrepareHeads. Errors: InvalidArgument for what cannot be a weight;
 // ResourceExhausted.
-absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(Arena& arena, const QuantTensor& weight,
+absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(Arena& arena, Packer& packer,
+                                                         const QuantTensor& weight,
                                                          const LinearOptions& options);
-absl::StatusOr<std::unique_ptr<PackedWeight>> PackHeads(Arena& arena, const QuantTensor& weight,
-                                                        int64_t heads, int64_t first_row,
-                                                        int64_t row_count, bool transpose);
+absl::StatusOr<std::unique_ptr<PackedWeight>> PackHeads(Arena& arena, Packer& packer,
+                                                        const QuantTensor& weight, int64_t heads,
+                                                        int64_t first_row, int64_t row_count,
+                                                        bool transpose);
 
 }  // namespace shoal::cpu

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <string>
 
 #if defined(__x86_64__)
@@ -14,6 +15,8 @@ namespace shoal::cpu {
 namespace {
 
 constexpr int kChunkBits = 24;
+// A claim takes this fraction of a thread's share of what is left.
+constexpr int64_t kRunDivisor = 4;
 constexpr uint64_t kChunkMask = (uint64_t{1} << kChunkBits) - 1;
 
 // About 50 us: longer than the serial stretches between two loops of one step, short against a time
@@ -95,14 +98,22 @@ void ThreadPool::Work(uint64_t generation, int thread) {
     const int64_t grain = grain_.load(std::memory_order_relaxed);
     const int64_t chunks = chunks_.load(std::memory_order_relaxed);
     if (ticket >> kChunkBits != generation || chunk >= chunks) return;
-    // Success proves that the loop is still the one just read: it cannot end before this chunk has
-    // run.
-    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
-    const int64_t begin = chunk * grain;
-    function(context, begin, begin + grain < items ? begin + grain : items, thread);
-    if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(chunks) &&
-        thread != 0)
+    // Long runs first, since neighbours in memory are read faster; single chunks at the end, so
+    // that all threads finish together.
+    const int64_t claimed = std::max<int64_t>(1, (chunks - chunk) / (kRunDivisor * threads()));
+    // Success proves that the loop is still the one just read: it cannot end before these chunks
+    // have run.
+    if (!ticket_.compare_exchange_weak(ticket, ticket + static_cast<uint64_t>(claimed),
+                                       std::memory_order_acq_rel)) {
+      continue;
+    }
+    function(context, chunk * grain, std::min((chunk + claimed) * grain, items), thread);
+    const auto count = static_cast<uint32_t>(claimed);
+    if (done_.fetch_add(count, std::memory_order_acq_rel) + count ==
+            static_cast<uint32_t>(chunks) &&
+        thread != 0) {
       done_.notify_one();
+    }
   }
 }
 

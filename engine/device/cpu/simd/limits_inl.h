@@ -19,21 +19,22 @@ struct Limits {
   // As many independent chains as the product tile has.
   static int64_t PeakBF16(int64_t rounds) {
     constexpr int kChains = V::kTileRows * V::kTileVecs;
+    // Zeros that the optimiser knows nothing about: else it would make one chain of all, or none.
+    float zeros[kChains * kLanes] = {};
+    __asm__ volatile("" : "+m"(zeros));
     F acc[kChains];
     SHOAL_UNROLL
-    for (int i = 0; i < kChains; ++i) acc[i] = V::Zero();
-    U a = V::SetU(0x3f803f80u), b = V::SetU(0);
+    for (int i = 0; i < kChains; ++i) acc[i] = V::Load(zeros + i * kLanes);
+    const U a = V::SetU(0x3f803f80u), b = V::LoadU(zeros);
     for (int64_t round = 0; round < rounds; ++round) {
-      // Opaque to the optimiser, or it would see that every round is the same.
-      __asm__ volatile("" : "+m"(b));
       SHOAL_UNROLL
       for (int i = 0; i < kChains; ++i) acc[i] = V::Dot(acc[i], a, b);
     }
     F sum = acc[0];
-    for (int i = 1; i < kChains; ++i) sum = V::Add(sum, acc[i]);
+    SHOAL_UNROLL  // a loop that indexed the sums would keep them in memory
+        for (int i = 1; i < kChains; ++i) sum = V::Add(sum, acc[i]);
     float lanes[kLanes];
     V::Store(lanes, sum);
-    // The sums are zero; they are used so that they must be computed.
     return rounds * kChains * 2 * kLanes + static_cast<int64_t>(lanes[0]);
   }
 
@@ -47,6 +48,7 @@ struct Limits {
       SHOAL_UNROLL
       for (int i = 0; i < Streams; ++i) acc[i] = V::Xor(acc[i], V::LoadU(data + i * part + offset));
     }
+    SHOAL_UNROLL
     for (int i = 1; i < Streams; ++i) acc[0] = V::Xor(acc[0], acc[i]);
     uint64_t words[8];
     V::StoreU(words, acc[0]);

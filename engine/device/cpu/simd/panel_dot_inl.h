@@ -86,7 +86,7 @@ struct PanelDotImpl {
     constexpr int kStep = kForm == Form::kCodes ? 4 : 2;  // columns
     for (int64_t k = 0; k < p.cols; k += 8) {
       for (int i = 0; i < p.next_lines; ++i) {
-        __builtin_prefetch(next, 0, 2);
+        __builtin_prefetch(next, 0, 3);
         next += 64;
       }
       const int64_t steps = p.cols - k < 8 ? (p.cols - k) / kStep : 8 / kStep;

@@ -39,9 +39,11 @@ struct Router {
       }
     }
     if (whole < n) {
+      SHOAL_UNROLL
       for (int e = 0; e < Experts; ++e) {
         W weight[kLanes] = {};
         for (int64_t i = whole; i < n; ++i) weight[i - whole] = w[e * n + i];
+        SHOAL_UNROLL
         for (int r = 0; r < Rows; ++r) {
           float row[kLanes] = {};
           for (int64_t i = whole; i < n; ++i) row[i - whole] = x[r * n + i];

@@ -241,6 +241,11 @@ absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& as
   if (!exchange.ok()) {
     spdlog::warn("epoch {}: rank {} cannot connect to its peers: {}", epoch_.value(), rank.value(),
                  std::string(exchange.status().message()));
+    // A worker that vanished meanwhile has no endpoint; the core will hear of it.
+    const bool all_there = std::find(endpoints.begin(), endpoints.end(), "") == endpoints.end();
+    if (absl::IsInvalidArgument(exchange.status()) && all_there) {
+      return Leave(link, exchange.status());
+    }
     abandon_at_ = absl::Now() + kConnectGrace;
     return absl::OkStatus();
   }
@@ -267,6 +272,16 @@ absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& as
   }
   SendReady(link);
   return absl::OkStatus();
+}
+
+absl::Status Worker::Leave(CoordinatorLink& link, const absl::Status& why) {
+  auto message = std::make_unique<proto::WorkerMessage>();
+  proto::Status& status = *message->mutable_goodbye()->mutable_status();
+  status.set_code(static_cast<int>(why.code()));
+  status.set_message(std::string(why.message()));
+  link.Send(std::move(message));
+  link.Finish(absl::Now() + absl::Milliseconds(500));
+  return absl::FailedPreconditionError(why.message());
 }
 
 void Worker::SendReady(CoordinatorLink& link) {
@@ -324,14 +339,7 @@ absl::Status Worker::OnLoaded(CoordinatorLink& link) {
   }
   loading_ = false;
   if (!loaded.ok()) {
-    auto message = std::make_unique<proto::WorkerMessage>();
-    proto::Status& status = *message->mutable_goodbye()->mutable_status();
-    status.set_code(static_cast<int>(loaded.status().code()));
-    status.set_message(std::string(loaded.status().message()));
-    link.Send(std::move(message));
-    link.Finish(absl::Now() + absl::Milliseconds(500));
-    // Whatever it was, it will be so again.
-    return absl::FailedPreconditionError(loaded.status().message());
+    return Leave(link, loaded.status());
   }
   model_ = *std::move(loaded);
   StepRunnerOptions runner;

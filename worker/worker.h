@@ -85,6 +85,8 @@ class Worker {
   void OnPlan(CoordinatorLink& link, const proto::StepPlan& plan);
   void StartLoading();
   void Load(ExpertPlacement placement, RankId rank);
+  // Tells the coordinator why this worker will not do, and returns it as an error that is for good.
+  absl::Status Leave(CoordinatorLink& link, const absl::Status& why);
   void SendReady(CoordinatorLink& link);
   // Forgets rank, weights and peers, so that another rank can be taken.
   void LeaveRank();

@@ -125,6 +125,7 @@ absl::Status ValidateConfig(const ShoalConfig& config, ConfigCommand command) {
   SHOAL_RETURN_IF_ERROR(InRange("cache-blocks", config.cache_blocks, 0, (int64_t{1} << 31) - 1));
   SHOAL_RETURN_IF_ERROR(InSeconds("step-timeout-s", config.step_timeout_s, 0.1, 86400));
   SHOAL_RETURN_IF_ERROR(InSeconds("heartbeat-timeout-s", config.heartbeat_timeout_s, 0.1, 3600));
+  SHOAL_RETURN_IF_ERROR(InSeconds("load-timeout-s", config.load_timeout_s, 0.1, 864000));
   SHOAL_RETURN_IF_ERROR(InSeconds("drain-timeout-s", config.drain_timeout_s, 0, 86400));
   if (config.max_running > config.max_batch_rows) {
     return Bad("max-running", absl::StrCat("at most max-batch-rows (", config.max_batch_rows, ")"),

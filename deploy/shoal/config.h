@@ -52,6 +52,7 @@ struct ShoalConfig {
   bool prefix_cache = true;
   double step_timeout_s = 30;
   double heartbeat_timeout_s = 0.8;
+  double load_timeout_s = 7200;
   double drain_timeout_s = 30;
 
   // The API.

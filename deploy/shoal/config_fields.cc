@@ -62,6 +62,8 @@ const ConfigField kFields[] = {
     {"step-timeout-s", kHead, "Scheduler", &C::step_timeout_s, "a step that takes longer fails"},
     {"heartbeat-timeout-s", kHead, "Scheduler", &C::heartbeat_timeout_s,
      "a worker silent for so long is lost"},
+    {"load-timeout-s", kHead, "Scheduler", &C::load_timeout_s,
+     "a worker that takes longer to load is lost"},
     {"drain-timeout-s", kHead, "Scheduler", &C::drain_timeout_s,
      "after SIGTERM, running requests may take so long"},
 
@@ -88,17 +90,20 @@ ConfigFlags::ConfigFlags(CLI::App& app, ConfigCommand command) : app_(app), comm
   for (const ConfigField& field : kFields) {
     if ((field.commands & command) == 0) continue;
     const std::string flag = absl::StrCat("--", field.name);
-    CLI::Option* option = nullptr;
     if (const auto* member = std::get_if<bool ShoalConfig::*>(&field.member)) {
-      option =
-          app.add_flag(absl::StrCat(flag, ",!--no-", field.name), flags_.*(*member), field.help);
-    } else {
-      std::visit(
-          [&](auto m) {
-            option = app.add_option(flag, flags_.*m, field.help)->capture_default_str();
-          },
-          field.member);
+      const std::string opposite = absl::StrCat("--no-", field.name);
+      const std::string help =
+          flags_.*(*member) ? absl::StrCat(field.help, " (on; ", opposite, ")") : field.help;
+      app.add_flag(flag, flags_.*(*member), help)->group(field.group);
+      app.add_flag(opposite + "{false}", flags_.*(*member), "")->group("");
+      continue;
     }
+    CLI::Option* option = nullptr;
+    std::visit(
+        [&](auto m) {
+          option = app.add_option(flag, flags_.*m, field.help)->capture_default_str();
+        },
+        field.member);
     option->group(field.group);
   }
 }
@@ -117,8 +122,12 @@ absl::StatusOr<ShoalConfig> ConfigFlags::Resolve() const {
     }
   }
   for (const ConfigField& field : kFields) {
-    if ((field.commands & command_) == 0 || app_.count(absl::StrCat("--", field.name)) == 0)
-      continue;
+    if ((field.commands & command_) == 0) continue;
+    size_t given = app_.count(absl::StrCat("--", field.name));
+    if (std::holds_alternative<bool ShoalConfig::*>(field.member)) {
+      given += app_.count(absl::StrCat("--no-", field.name));
+    }
+    if (given == 0) continue;
     std::visit([&](auto member) { config.*member = flags_.*member; }, field.member);
   }
   SHOAL_RETURN_IF_ERROR(ValidateConfig(config, command_));

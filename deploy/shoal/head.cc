@@ -59,6 +59,7 @@ absl::StatusOr<std::unique_ptr<Head>> Head::Create(const ShoalConfig& config,
   options.core.prefix_cache = config.prefix_cache;
   options.core.step_timeout = absl::Seconds(config.step_timeout_s);
   options.core.heartbeat_timeout = absl::Seconds(config.heartbeat_timeout_s);
+  options.core.loading_timeout = absl::Seconds(config.load_timeout_s);
   SHOAL_RETURN_IF_ERROR(Validate(options.core));
   options.link.listen = config.cluster_listen.empty() ? "127.0.0.1:0" : config.cluster_listen;
   options.link.tls = LinkTls{config.cluster_cert, config.cluster_key, config.cluster_ca};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which rank holds which expert: the map logical expert -> physical replicas, the same for every party in one epoch.
+// Which rank holds which expert: the map logical expert -> physical replicas, the same for every
+// party in one epoch.
 #pragma once
 
 #include <cstdint>
@@ -14,21 +15,23 @@
 
 namespace shoal {
 
-// Holders of every routed expert of every MoE layer. Layers are the model's decoder layers, dense ones with an empty
-// list; expert ids are logical, 0-based.
+// Holders of every routed expert of every MoE layer. Layers are the model's decoder layers, dense
+// ones with an empty list; expert ids are logical, 0-based.
 class ExpertPlacement {
  public:
-  // holders[layer][expert] = ranks that hold a copy, ascending, at least one. Errors: InvalidArgument naming layer and
-  // expert when a list is empty, unsorted, repeated or names a rank outside [0, world_size).
-  static absl::StatusOr<ExpertPlacement> Create(int world_size,
-                                                std::vector<std::vector<std::vector<RankId>>> holders);
+  // holders[layer][expert] = ranks that hold a copy, ascending, at least one. Errors:
+  // InvalidArgument naming layer and expert when a list is empty, unsorted, repeated or names a
+  // rank outside [0, world_size).
+  static absl::StatusOr<ExpertPlacement> Create(
+      int world_size, std::vector<std::vector<std::vector<RankId>>> holders);
 
-  // Contiguous: rank r holds experts [r*E/N, (r+1)*E/N) of each MoE layer. n_routed_experts[layer] is 0 for dense
-  // layers. Any 1 <= world_size <= E.
-  static absl::StatusOr<ExpertPlacement> Contiguous(int world_size, absl::Span<const int> n_routed_experts);
+  // Contiguous: rank r holds experts [r*E/N, (r+1)*E/N) of each MoE layer. n_routed_experts[layer]
+  // is 0 for dense layers. Any 1 <= world_size <= E.
+  static absl::StatusOr<ExpertPlacement> Contiguous(int world_size,
+                                                    absl::Span<const int> n_routed_experts);
 
-  // Whether it describes a model with these experts (0: a dense layer) on so many ranks. Errors: InvalidArgument naming
-  // what differs.
+  // Whether it describes a model with these experts (0: a dense layer) on so many ranks. Errors:
+  // InvalidArgument naming what differs.
   absl::Status CheckFits(int world_size, absl::Span<const int> n_routed_experts) const;
 
   int world_size() const { return world_size_; }
@@ -36,8 +39,8 @@ class ExpertPlacement {
   absl::Span<const RankId> Holders(int layer, ExpertId expert) const {
     return holders_[layer][expert.value()];
   }
-  // The holder that `source`'s rows of this expert go to: the source itself if it is one, else one chosen by a rule
-  // that depends on nothing but the arguments.
+  // The holder that `source`'s rows of this expert go to: the source itself if it is one, else one
+  // chosen by a rule that depends on nothing but the arguments.
   RankId Target(int layer, ExpertId expert, RankId source) const;
   // Experts of `layer` held by `rank`, ascending: the rank's local expert order.
   std::vector<ExpertId> HeldBy(int layer, RankId rank) const;

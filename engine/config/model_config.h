@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one description all generations parse into: a list of layers, each choosing among a few parts. Pure data; the
-// coordinator reads it too. Field names are the checkpoint's own keys.
+// The one description all generations parse into: a list of layers, each choosing among a few
+// parts. Pure data; the coordinator reads it too. Field names are the checkpoint's own keys.
 #pragma once
 
 #include <cstdint>
@@ -113,9 +113,10 @@ struct ModelConfig {
   int MaxExpertsPerToken() const;
 };
 
-// Parses the text of a Hugging Face `config.json` (and optionally `generation_config.json`, whose eos list wins).
-// Errors: InvalidArgument for absurd or missing values; Unimplemented for an unknown architecture or a key that would
-// change the mathematics; each names key, wanted, found.
-absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view config_json, absl::string_view generation_config_json);
+// Parses the text of a Hugging Face `config.json` (and optionally `generation_config.json`, whose
+// eos list wins). Errors: InvalidArgument for absurd or missing values; Unimplemented for an
+// unknown architecture or a key that would change the mathematics; each names key, wanted, found.
+absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view config_json,
+                                             absl::string_view generation_config_json);
 
 }  // namespace shoal

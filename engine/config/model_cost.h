@@ -13,15 +13,15 @@ namespace shoal {
 struct ModelCost {
   // Parameters. The multi-token-prediction layers are not counted.
   int64_t total_parameters = 0;
-  int64_t active_parameters =
-      0;  // that one token multiplies by: with the head, without the embedding's row
+  // Those that one token multiplies by: with the head, without the embedding's row.
+  int64_t active_parameters = 0;
   int64_t embedding_parameters = 0;  // of the input embedding
   int64_t expert_parameters = 0;     // of one routed expert; 0 if there are none
 
   // Weight bytes as stored: bf16, or FP8 with one f32 scale per block where the config says so.
   int64_t total_bytes = 0;
-  int64_t fixed_bytes =
-      0;  // read for every step whatever it routes: attention, dense and shared FFN, routers, head
+  // Read for every step whatever it routes: attention, dense and shared FFN, routers, head.
+  int64_t fixed_bytes = 0;
   int64_t expert_bytes = 0;  // of one routed expert
   int64_t moe_layers = 0;
   int64_t n_routed_experts = 0;  // per MoE layer
@@ -32,8 +32,8 @@ struct ModelCost {
   int64_t mha_bytes_per_token = 0;    // multi-head attention of the same shape
   int64_t gqa_8_bytes_per_token = 0;  // grouped-query attention with 8 heads of 128
 
-  int64_t attention_flops_per_context_token =
-      0;  // absorbed form: for one decoded token, per token of context
+  // Absorbed form: for one decoded token, per token of context.
+  int64_t attention_flops_per_context_token = 0;
 
   // FLOPs for one token decoded at `context` tokens; a multiply-add is 2.
   int64_t FlopsPerToken(int64_t context) const {

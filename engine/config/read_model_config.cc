@@ -25,10 +25,12 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
   }
   const uintmax_t size = std::filesystem::file_size(path, error);
   if (!error && size > kLargest) {
-    return absl::ResourceExhaustedError(absl::StrCat(path, ": want at most ", kLargest, " bytes, found ", size));
+    return absl::ResourceExhaustedError(
+        absl::StrCat(path, ": want at most ", kLargest, " bytes, found ", size));
   }
   std::string text(std::istreambuf_iterator<char>(in), {});
-  if (in.bad()) return absl::UnavailableError(absl::StrCat(path, ": cannot read: ", std::strerror(errno)));
+  if (in.bad())
+    return absl::UnavailableError(absl::StrCat(path, ": cannot read: ", std::strerror(errno)));
   return text;
 }
 
@@ -41,7 +43,8 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& directory) {
   }
   absl::StatusOr<ModelConfig> parsed = ParseModelConfig(config, *generation);
   if (!parsed.ok()) {
-    return absl::Status(parsed.status().code(), absl::StrCat(directory, ": ", parsed.status().message()));
+    return absl::Status(parsed.status().code(),
+                        absl::StrCat(directory, ": ", parsed.status().message()));
   }
   return parsed;
 }

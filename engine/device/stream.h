@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The order in which one device does its work, and the place where its first failure waits to be asked for.
+// The order in which one device does its work, and the place where its first failure waits to be
+// asked for.
 #pragma once
 
 #include "absl/status/status.h"
 
 namespace shoal {
 
-// Operations launched on a stream run in order and never report errors themselves: the first failure sticks, later
-// operations become no-ops in effect, and Finish returns it once. Host backends compute at the launch.
+// Operations launched on a stream run in order and never report errors themselves: the first
+// failure sticks, later operations become no-ops in effect, and Finish returns it once. Host
+// backends compute at the launch.
 class Stream {
  public:
   virtual ~Stream() = default;

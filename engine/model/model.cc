@@ -11,6 +11,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/cache/kv_cache.h"
 #include "engine/config/rope.h"
+#include "engine/model/batch_check.h"
 #include "engine/model/decoder_layer.h"
 #include "engine/model/expert_scratch.h"
 #include "engine/model/step_context.h"
@@ -46,8 +47,6 @@ class DecoderModel final : public Model {
  private:
   absl::Status LoadLayers(WeightLoader& loader);
   absl::Status AllocateStep();
-  absl::Status CheckBatch(const Batch& batch, TensorView logits) const;
-  absl::Status CheckSequence(const AttendSequence& sequence, int64_t first_row) const;
   void PlaceRows(const Batch& batch);
 
   ModelConfig config_;
@@ -70,6 +69,7 @@ class DecoderModel final : public Model {
   ExpertScratch experts_;
   std::vector<int32_t> positions_;  // of the rows of the step
   std::vector<int64_t> slots_;
+  BatchLimits limits_;
   std::function<void(int, TensorView)> observer_;
 };
 
@@ -157,68 +157,12 @@ absl::Status DecoderModel::AllocateStep() {
   positions_.reserve(options_.max_batch_rows);
   slots_.reserve(options_.max_batch_rows);
   stream_ = kernels_.NewStream();
-  return absl::OkStatus();
-}
-
-absl::Status DecoderModel::CheckSequence(const AttendSequence& sequence, int64_t first_row) const {
-  const int64_t end = int64_t{sequence.start_position} + sequence.row_count;
-  const int64_t positions = std::min(config_.max_position_embeddings, cache_->tokens());
-  if (sequence.first_row != first_row || sequence.row_count < 1 || sequence.start_position < 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "sequence at row ", sequence.first_row, " of ", sequence.row_count, " rows from position ",
-        sequence.start_position, ": want rows from ", first_row));
-  }
-  if (end > positions) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("sequence of ", end, " tokens: want at most ", positions));
-  }
-  const int64_t blocks = BlocksForTokens(end, cache_->block_tokens());
-  if (static_cast<int64_t>(sequence.block_table.size()) < blocks) {
-    return absl::InvalidArgumentError(absl::StrCat("sequence of ", end, " tokens: want ", blocks,
-                                                   " blocks, found ", sequence.block_table.size()));
-  }
-  for (BlockId block : sequence.block_table.subspan(0, blocks)) {
-    if (block.value() < 0 || block.value() >= cache_->blocks()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("block ", block.value(), ": want 0..", cache_->blocks() - 1));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status DecoderModel::CheckBatch(const Batch& batch, TensorView logits) const {
-  const int64_t rows = batch.tokens.size();
-  const int64_t wanted = batch.logit_rows.size();
-  if (rows > options_.max_batch_rows || wanted > options_.max_logit_rows) {
-    return absl::InvalidArgumentError(absl::StrCat("step of ", rows, " rows, logits of ", wanted,
-                                                   ": want at most ", options_.max_batch_rows,
-                                                   " and ", options_.max_logit_rows));
-  }
-  for (int32_t token : batch.tokens) {
-    if (token < 0 || token >= config_.vocab_size) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("token ", token, ": want 0..", config_.vocab_size - 1));
-    }
-  }
-  int64_t covered = 0;
-  for (const AttendSequence& sequence : batch.sequences) {
-    SHOAL_RETURN_IF_ERROR(CheckSequence(sequence, covered));
-    covered += sequence.row_count;
-  }
-  if (covered != rows) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("step of ", rows, " rows: its sequences cover ", covered));
-  }
-  int32_t last = -1;
-  for (int32_t row : batch.logit_rows) {
-    if (row <= last || row >= rows) {
-      return absl::InvalidArgumentError(absl::StrCat("logits of row ", row, " after row ", last,
-                                                     ": want ascending rows of ", rows));
-    }
-    last = row;
-  }
-  SHOAL_CHECK(wanted == 0 || (logits.dtype() == DType::kF32 && logits.dim(0) == wanted &&
-                              logits.dim(1) == config_.vocab_size));
+  limits_ = {.max_rows = options_.max_batch_rows,
+             .max_logit_rows = options_.max_logit_rows,
+             .vocab_size = config_.vocab_size,
+             .positions = std::min(config_.max_position_embeddings, cache_->tokens()),
+             .blocks = cache_->blocks(),
+             .block_tokens = cache_->block_tokens()};
   return absl::OkStatus();
 }
 
@@ -235,7 +179,10 @@ void DecoderModel::PlaceRows(const Batch& batch) {
 }
 
 absl::Status DecoderModel::Forward(const StepTag& tag, const Batch& batch, TensorView logits) {
-  SHOAL_RETURN_IF_ERROR(CheckBatch(batch, logits));
+  SHOAL_RETURN_IF_ERROR(CheckBatch(batch, limits_));
+  const int64_t wanted = static_cast<int64_t>(batch.logit_rows.size());
+  SHOAL_CHECK(wanted == 0 || (logits.dtype() == DType::kF32 && logits.dim(0) == wanted &&
+                              logits.dim(1) == config_.vocab_size));
   PlaceRows(batch);
   Arena arena(arena_memory_->data(), arena_memory_->bytes());
   StepContext step = {.kernels = kernels_,
@@ -257,8 +204,7 @@ absl::Status DecoderModel::Forward(const StepTag& tag, const Batch& batch, Tenso
     layers_[i].Forward(step, state);
     if (observer_ && stream_->ok()) observer_(static_cast<int>(i), state.x);
   }
-  if (!batch.logit_rows.empty() && stream_->ok()) {
-    const int64_t wanted = batch.logit_rows.size();
+  if (wanted > 0 && stream_->ok()) {
     const TensorView rows = arena.New(DType::kF32, {wanted, config_.hidden_size});
     kernels_.GatherRows(*stream_, state.x, batch.logit_rows, rows.data());
     const TensorView h = RmsNorm(step, rows, norm_.view, config_.rms_norm_eps);

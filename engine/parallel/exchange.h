@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine's port to its peers: one all-to-all of byte messages, used twice per MoE layer (dispatch, combine).
+// The engine's port to its peers: one all-to-all of byte messages, used twice per MoE layer
+// (dispatch, combine).
 //
-// The engine declares it and decides what the bytes mean (parallel/expert_messages.h); comm implements it over shared
-// memory, gRPC, MPI, NCCL or HCCL; `LocalExchange` is a world of one. Every rank of the unit enters every exchange of a
-// step in the same order, with zero-row messages when it has nothing to say.
+// The engine declares it and decides what the bytes mean (parallel/expert_messages.h); comm
+// implements it over shared memory, gRPC, MPI, NCCL or HCCL; `LocalExchange` is a world of one.
+// Every rank of the unit enters every exchange of a step in the same order, with zero-row messages
+// when it has nothing to say.
 #pragma once
 
 #include <cstddef>
@@ -37,9 +39,9 @@ struct ExchangeTag {
 
 // One rank's end. Thread-compatible: one thread calls Post/Wait; Cancel may come from any thread.
 //
-// Order of calls per exchange: fill SendBuffer(phase, p) for every peer p, Post, (compute), Wait, read the received
-// spans, Release. Buffers are owned by the exchange, sized at construction, never allocated on this path; sent and
-// received ones start at 64-byte aligned addresses.
+// Order of calls per exchange: fill SendBuffer(phase, p) for every peer p, Post, (compute), Wait,
+// read the received spans, Release. Buffers are owned by the exchange, sized at construction, never
+// allocated on this path; sent and received ones start at 64-byte aligned addresses.
 class Exchange {
  public:
   virtual ~Exchange() = default;
@@ -49,28 +51,33 @@ class Exchange {
   // Largest message, in bytes, that may go to one peer in one phase. The same on all ranks.
   virtual size_t max_message_bytes() const = 0;
 
-  // Where to write the message for `peer` (possibly the receiver's memory itself: write once, in order, do not read
-  // back). Includes peer == rank(): the loopback message. Valid until Post. May wait for the peer to have released the
-  // buffer's previous use; a wait that passes `deadline` returns an empty span and Post reports the error.
-  virtual absl::Span<std::byte> SendBuffer(const ExchangeTag& tag, RankId peer, absl::Time deadline) = 0;
+  // Where to write the message for `peer` (possibly the receiver's memory itself: write once, in
+  // order, do not read back). Includes peer == rank(): the loopback message. Valid until Post. May
+  // wait for the peer to have released the buffer's previous use; a wait that passes `deadline`
+  // returns an empty span and Post reports the error.
+  virtual absl::Span<std::byte> SendBuffer(const ExchangeTag& tag, RankId peer,
+                                           absl::Time deadline) = 0;
 
-  // Sends bytes[p] bytes of SendBuffer(tag, p) to every rank p (size world_size(); zero is a message too). Never
-  // blocks on a peer. Errors: Unavailable naming a peer that is known to be gone; Aborted for an old epoch.
+  // Sends bytes[p] bytes of SendBuffer(tag, p) to every rank p (size world_size(); zero is a
+  // message too). Never blocks on a peer. Errors: Unavailable naming a peer that is known to be
+  // gone; Aborted for an old epoch.
   virtual absl::Status Post(const ExchangeTag& tag, absl::Span<const size_t> bytes) = 0;
 
-  // Waits until the message `tag` of every rank has arrived; received[p] then views it (valid until Release).
-  // Errors: DeadlineExceeded "epoch 3 step 118 layer 5 dispatch: rank 2 waits for ranks 1, 3 (bytes outstanding ...)",
-  // Unavailable when a peer is gone, Aborted when cancelled or when the epoch has passed.
+  // Waits until the message `tag` of every rank has arrived; received[p] then views it (valid until
+  // Release). Errors: DeadlineExceeded "epoch 3 step 118 layer 5 dispatch: rank 2 waits for ranks
+  // 1, 3 (bytes outstanding ...)", Unavailable when a peer is gone, Aborted when cancelled or when
+  // the epoch has passed.
   virtual absl::Status Wait(const ExchangeTag& tag, absl::Time deadline,
                             absl::Span<absl::Span<const std::byte>> received) = 0;
 
   // Gives the received buffers of `tag` back to their senders.
   virtual void Release(const ExchangeTag& tag) = 0;
 
-  // Forgets everything in flight and starts a new epoch; older messages that still arrive are dropped. Not
-  // concurrently with Post/Wait.
+  // Forgets everything in flight and starts a new epoch; older messages that still arrive are
+  // dropped. Not concurrently with Post/Wait.
   virtual absl::Status InstallEpoch(Epoch epoch) = 0;
-  // Makes a Wait or SendBuffer in progress, and every later one until InstallEpoch, return Aborted. Any thread.
+  // Makes a Wait or SendBuffer in progress, and every later one until InstallEpoch, return Aborted.
+  // Any thread.
   virtual void Cancel() = 0;
 };
 

@@ -16,7 +16,8 @@ class LocalExchange final : public Exchange {
   RankId rank() const override { return RankId(0); }
   int world_size() const override { return 1; }
   size_t max_message_bytes() const override { return max_message_bytes_; }
-  absl::Span<std::byte> SendBuffer(const ExchangeTag& tag, RankId peer, absl::Time deadline) override;
+  absl::Span<std::byte> SendBuffer(const ExchangeTag& tag, RankId peer,
+                                   absl::Time deadline) override;
   absl::Status Post(const ExchangeTag& tag, absl::Span<const size_t> bytes) override;
   absl::Status Wait(const ExchangeTag& tag, absl::Time deadline,
                     absl::Span<absl::Span<const std::byte>> received) override;

@@ -8,10 +8,12 @@
 
 namespace shoal {
 
-// w[n, k] = value(data[n, k]) * value(scales[n / block_rows, k / block_cols]); edge blocks may be partial.
+// w[n, k] = value(data[n, k]) * value(scales[n / block_rows, k / block_cols]); edge blocks may be
+// partial.
 struct QuantTensor {
-  TensorView data;    // [N, K]; BF16, F16, F32 or F8_E4M3
-  TensorView scales;  // [ceil(N/block_rows), ceil(K/block_cols)] F32 or F8_E8M0; rank 0 when unquantised
+  TensorView data;  // [N, K]; BF16, F16, F32 or F8_E4M3
+  TensorView
+      scales;  // [ceil(N/block_rows), ceil(K/block_cols)] F32 or F8_E8M0; rank 0 when unquantised
   int block_rows = 0;
   int block_cols = 0;
 

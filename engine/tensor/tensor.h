@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A view of a dense, row-major array: pointer, dtype, up to four dimensions. Never owns. The pointer belongs to the
-// device that made it; only host backends may follow it.
+// A view of a dense, row-major array: pointer, dtype, up to four dimensions. Never owns. The
+// pointer belongs to the device that made it; only host backends may follow it.
 #pragma once
 
 #include <array>
@@ -19,7 +19,8 @@ class TensorView {
   static constexpr int kMaxRank = 4;
 
   TensorView() = default;
-  TensorView(void* data, DType dtype, std::initializer_list<int64_t> shape) : data_(data), dtype_(dtype) {
+  TensorView(void* data, DType dtype, std::initializer_list<int64_t> shape)
+      : data_(data), dtype_(dtype) {
     SHOAL_CHECK(shape.size() <= kMaxRank);
     for (int64_t dim : shape) shape_[rank_++] = dim;
   }
@@ -53,7 +54,8 @@ class TensorView {
     TensorView view = *this;
     int64_t row = 1;
     for (int i = 1; i < rank_; ++i) row *= shape_[i];
-    view.data_ = static_cast<std::byte*>(data_) + begin * row * static_cast<int64_t>(DTypeBytes(dtype_));
+    view.data_ =
+        static_cast<std::byte*>(data_) + begin * row * static_cast<int64_t>(DTypeBytes(dtype_));
     view.shape_[0] = count;
     return view;
   }

@@ -15,7 +15,9 @@
 
 namespace shoal {
 
-inline std::string ModelsFolder() { return std::string(SHOAL_SOURCE_DIR) + "/tests/golden/models/"; }
+inline std::string ModelsFolder() {
+  return std::string(SHOAL_SOURCE_DIR) + "/tests/golden/models/";
+}
 
 class GoldenFile {
  public:
@@ -26,7 +28,9 @@ class GoldenFile {
   }
   bool Has(const std::string& key) const { return file_->tensors().count(key) != 0; }
   std::vector<float> Floats(const std::string& key) const { return Read<float>(key, DType::kF32); }
-  std::vector<int32_t> Ints(const std::string& key) const { return Read<int32_t>(key, DType::kI32); }
+  std::vector<int32_t> Ints(const std::string& key) const {
+    return Read<int32_t>(key, DType::kI32);
+  }
 
  private:
   template <typename T>

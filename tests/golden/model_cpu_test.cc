@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that the cpu backend computes the published models as well as bf16 can: over a model's golden prompts its logits
-// are no further from the float64 golden than a bf16 run of transformers is (relative Frobenius norm, times 1.25); rows
-// that no changed expert can have reached are within bf16 noise of it; and the bundled model writes the golden's greedy
-// text wherever the margin exceeds that noise.
+// Shows that the cpu backend computes the published models as well as bf16 can: over a model's
+// golden prompts its logits are no further from the float64 golden than a bf16 run of transformers
+// is (relative Frobenius norm, times 1.25); rows that no changed expert can have reached are within
+// bf16 noise of it; and the bundled model writes the golden's greedy text wherever the margin
+// exceeds that noise.
 #include <cmath>
 #include <cstdio>
 #include <string>
@@ -16,13 +17,13 @@
 namespace shoal {
 namespace {
 
-// Relative, of one row's logits without changed experts: 1 % is usual, 7 % the most that the bf16 runs show (v2, whose
-// factor 16 amplifies).
+// Relative, of one row's logits without changed experts: 1 % is usual, 7 % the most that the bf16
+// runs show (v2, whose factor 16 amplifies).
 constexpr double kBf16Noise = 0.07;
 
 // Rows whose experts equal the golden's in every layer.
-std::vector<bool> RowsWithGoldenExperts(const SingleSequence& run, const GoldenFile& golden, const std::string& prompt,
-                                        size_t rows) {
+std::vector<bool> RowsWithGoldenExperts(const SingleSequence& run, const GoldenFile& golden,
+                                        const std::string& prompt, size_t rows) {
   std::vector<bool> same(rows, true);
   size_t mixture = 0;
   for (size_t i = 0; i < run.config().layers.size(); ++i) {
@@ -32,8 +33,9 @@ std::vector<bool> RowsWithGoldenExperts(const SingleSequence& run, const GoldenF
     const std::vector<int32_t>& found = run.kernels().routings[mixture++].experts;
     const size_t slots = wanted.size() / rows;
     for (size_t t = 0; t < rows; ++t) {
-      same[t] = same[t] && std::is_permutation(wanted.begin() + t * slots, wanted.begin() + (t + 1) * slots,
-                                               found.begin() + t * slots);
+      same[t] = same[t] &&
+                std::is_permutation(wanted.begin() + t * slots, wanted.begin() + (t + 1) * slots,
+                                    found.begin() + t * slots);
     }
   }
   return same;
@@ -66,10 +68,13 @@ TEST_P(CpuGolden, NoFurtherThanABf16Run) {
       worst = std::max(worst, Compare(Row(logits, t, vocab), Row(wanted, t, vocab)).relative);
     }
     EXPECT_LE(worst, kBf16Noise);
-    std::printf("%s %s: relative %.3g, bf16 run %.3g; golden experts in %d of %d rows, worst of the first %d: %.3g\n",
-                model.c_str(), prompt.c_str(), Compare(logits, wanted).relative, Compare(bf16, wanted).relative,
-                static_cast<int>(std::count(same.begin(), same.end(), true)), static_cast<int>(tokens.size()),
-                static_cast<int>(clean), worst);
+    std::printf(
+        "%s %s: relative %.3g, bf16 run %.3g; golden experts in %d of %d rows, worst of the first "
+        "%d: %.3g\n",
+        model.c_str(), prompt.c_str(), Compare(logits, wanted).relative,
+        Compare(bf16, wanted).relative,
+        static_cast<int>(std::count(same.begin(), same.end(), true)),
+        static_cast<int>(tokens.size()), static_cast<int>(clean), worst);
     all.insert(all.end(), logits.begin(), logits.end());
     all_wanted.insert(all_wanted.end(), wanted.begin(), wanted.end());
     all_bf16.insert(all_bf16.end(), bf16.begin(), bf16.end());
@@ -77,7 +82,8 @@ TEST_P(CpuGolden, NoFurtherThanABf16Run) {
   EXPECT_LE(Compare(all, all_wanted).relative, 1.25 * Compare(all_bf16, all_wanted).relative);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, CpuGolden, ::testing::Values("v2-lite", "v2", "v3", "v3-fp8", "odd"));
+INSTANTIATE_TEST_SUITE_P(Models, CpuGolden,
+                         ::testing::Values("v2-lite", "v2", "v3", "v3-fp8", "odd"));
 
 TEST(CpuGolden, ShoalTinyWritesTheGoldenText) {
   const GoldenFile golden("shoal-tiny");

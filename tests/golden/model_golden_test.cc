@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that the reference backend computes the published models: for each tiny checkpoint and prompt, logits at every
-// position, every layer's output and both its sublayers', the experts chosen and their weights, and 24 greedy tokens, all
-// within the float32 tolerances of tests/golden/models/README.md.
+// Shows that the reference backend computes the published models: for each tiny checkpoint and
+// prompt, logits at every position, every layer's output and both its sublayers', the experts
+// chosen and their weights, and 24 greedy tokens, all within the float32 tolerances of
+// tests/golden/models/README.md.
 #include <string>
 #include <vector>
 
@@ -16,31 +17,35 @@
 namespace shoal {
 namespace {
 
-void ExpectClose(const std::vector<float>& found, const std::vector<float>& golden, double max_abs, double relative,
-                 const std::string& what) {
+void ExpectClose(const std::vector<float>& found, const std::vector<float>& golden, double max_abs,
+                 double relative, const std::string& what) {
   const Distance distance = Compare(found, golden);
   EXPECT_LE(distance.max_abs, max_abs) << what;
   EXPECT_LE(distance.relative, relative) << what;
 }
 
 // Per-layer tensors of the last Feed against golden keys that start with `prefix`.
-void CompareLayers(const SingleSequence& run, const GoldenFile& golden, const std::string& prefix, double max_abs,
-                   double relative, double weight_tolerance) {
+void CompareLayers(const SingleSequence& run, const GoldenFile& golden, const std::string& prefix,
+                   double max_abs, double relative, double weight_tolerance) {
   size_t mixtures = 0;
   ASSERT_EQ(run.kernels().added.size(), 2 * run.config().layers.size());
   for (size_t i = 0; i < run.config().layers.size(); ++i) {
     const std::string layer = absl::StrCat(prefix, "layers.", i, ".");
     ExpectClose(run.kernels().added[2 * i], golden.Floats(layer + "attn_output"), max_abs, relative,
                 layer + "attn_output");
-    ExpectClose(run.kernels().added[2 * i + 1], golden.Floats(layer + "ffn_output"), max_abs, relative,
-                layer + "ffn_output");
-    ExpectClose(run.layer_outputs[i], golden.Floats(layer + "output"), max_abs, relative, layer + "output");
-    ASSERT_EQ(golden.Has(layer + "experts"), std::holds_alternative<MoeConfig>(run.config().layers[i].ffn));
+    ExpectClose(run.kernels().added[2 * i + 1], golden.Floats(layer + "ffn_output"), max_abs,
+                relative, layer + "ffn_output");
+    ExpectClose(run.layer_outputs[i], golden.Floats(layer + "output"), max_abs, relative,
+                layer + "output");
+    ASSERT_EQ(golden.Has(layer + "experts"),
+              std::holds_alternative<MoeConfig>(run.config().layers[i].ffn));
     if (!golden.Has(layer + "experts")) continue;
     ASSERT_LT(mixtures, run.kernels().routings.size());
     const RecordingKernels::Routing& routing = run.kernels().routings[mixtures++];
     EXPECT_EQ(routing.experts, golden.Ints(layer + "experts")) << layer;
-    EXPECT_LE(Compare(routing.weights, golden.Floats(layer + "expert_weights")).max_abs, weight_tolerance) << layer;
+    EXPECT_LE(Compare(routing.weights, golden.Floats(layer + "expert_weights")).max_abs,
+              weight_tolerance)
+        << layer;
   }
 }
 
@@ -58,8 +63,8 @@ TEST_P(ModelGolden, LogitsLayersExpertsAndGreedyTokens) {
     const std::vector<float> wanted = golden.Floats(prompt + ".logits");
     ExpectClose(logits, wanted, 2e-4, 1e-5, "logits");
     const Distance distance = Compare(logits, wanted);
-    std::printf("%s %s: logits max abs %.2g, relative %.2g\n", model.c_str(), prompt.c_str(), distance.max_abs,
-                distance.relative);
+    std::printf("%s %s: logits max abs %.2g, relative %.2g\n", model.c_str(), prompt.c_str(),
+                distance.max_abs, distance.relative);
     CompareLayers(run, golden, prompt + ".", 2e-4, 1e-5, model == "v2" ? 1e-4 : 1e-5);
     for (int32_t token : golden.Ints(prompt + ".greedy")) {
       const int32_t best = Best(logits, vocab);
@@ -69,7 +74,8 @@ TEST_P(ModelGolden, LogitsLayersExpertsAndGreedyTokens) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Reference, ModelGolden, ::testing::Values("v2-lite", "v2", "v3", "v3-fp8", "odd"));
+INSTANTIATE_TEST_SUITE_P(Reference, ModelGolden,
+                         ::testing::Values("v2-lite", "v2", "v3", "v3-fp8", "odd"));
 
 TEST(ModelGolden, OfficialFp8Activations) {
   const GoldenFile golden("v3-fp8");
@@ -87,7 +93,8 @@ TEST(ModelGolden, OfficialFp8Activations) {
 
 TEST(ModelGolden, Fp8LinearAlone) {
   const GoldenFile golden("v3-fp8");
-  auto checkpoint = SafetensorsFile::Open(ModelsFolder() + "v3-fp8/model-00001-of-000002.safetensors");
+  auto checkpoint =
+      SafetensorsFile::Open(ModelsFolder() + "v3-fp8/model-00001-of-000002.safetensors");
   ASSERT_TRUE(checkpoint.ok());
   const auto tensor = [&](const std::string& name) {
     const TensorEntry& entry = (*checkpoint)->tensors().at(name);
@@ -121,7 +128,8 @@ TEST(ModelGolden, RopeAndSoftmaxScale) {
 // The trained model: 640 tokens, past the context YaRN starts from; 64 greedy tokens.
 TEST(ModelGolden, ShoalTiny) {
   const GoldenFile golden("shoal-tiny");
-  SingleSequence run(std::string(SHOAL_SOURCE_DIR) + "/deploy/models/shoal-tiny", "reference", false);
+  SingleSequence run(std::string(SHOAL_SOURCE_DIR) + "/deploy/models/shoal-tiny", "reference",
+                     false);
   const size_t vocab = run.config().vocab_size;
   for (const std::string prompt : {"c0", "c1", "c2"}) {
     SCOPED_TRACE(prompt);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A backend that passes everything on to another and keeps what the goldens know about: each layer's sublayer outputs
-// (what is added to the residual) and its choice of experts. So the model needs no hooks for tests.
+// A backend that passes everything on to another and keeps what the goldens know about: each
+// layer's sublayer outputs (what is added to the residual) and its choice of experts. So the model
+// needs no hooks for tests.
 #pragma once
 
 #include <memory>
@@ -39,12 +40,13 @@ class RecordingKernels final : public Kernels {
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) override {
     return inner_->Allocate(bytes);
   }
-  absl::StatusOr<std::unique_ptr<PreparedWeight>> PrepareLinear(const QuantTensor& weight,
-                                                                const LinearOptions& options) override {
+  absl::StatusOr<std::unique_ptr<PreparedWeight>> PrepareLinear(
+      const QuantTensor& weight, const LinearOptions& options) override {
     return inner_->PrepareLinear(weight, options);
   }
-  absl::StatusOr<std::unique_ptr<PreparedWeight>> PrepareHeads(const QuantTensor& weight, int64_t heads,
-                                                               int64_t first_row, int64_t row_count,
+  absl::StatusOr<std::unique_ptr<PreparedWeight>> PrepareHeads(const QuantTensor& weight,
+                                                               int64_t heads, int64_t first_row,
+                                                               int64_t row_count,
                                                                bool transpose) override {
     return inner_->PrepareHeads(weight, heads, first_row, row_count, transpose);
   }
@@ -71,17 +73,23 @@ class RecordingKernels final : public Kernels {
   void RouterLogits(Stream& s, TensorView x, TensorView w, TensorView logits) override {
     inner_->RouterLogits(s, x, w, logits);
   }
-  void Route(Stream& s, const RouterConfig& config, TensorView logits, TensorView bias, TensorView experts,
-             TensorView weights) override {
+  void Route(Stream& s, const RouterConfig& config, TensorView logits, TensorView bias,
+             TensorView experts, TensorView weights) override {
     inner_->Route(s, config, logits, bias, experts, weights);
     routings.push_back({{experts.as<int32_t>(), experts.as<int32_t>() + experts.elements()},
                         {weights.f32(), weights.f32() + weights.elements()}});
   }
-  void GroupedFfn(Stream& s, const GroupedFfnParams& params) override { inner_->GroupedFfn(s, params); }
+  void GroupedFfn(Stream& s, const GroupedFfnParams& params) override {
+    inner_->GroupedFfn(s, params);
+  }
   void Combine(Stream& s, const CombineParams& params) override { inner_->Combine(s, params); }
-  void MlaAppend(Stream& s, const MlaAppendParams& params) override { inner_->MlaAppend(s, params); }
+  void MlaAppend(Stream& s, const MlaAppendParams& params) override {
+    inner_->MlaAppend(s, params);
+  }
   void MlaQuery(Stream& s, const MlaQueryParams& params) override { inner_->MlaQuery(s, params); }
-  void MlaAttend(Stream& s, const MlaAttendParams& params) override { inner_->MlaAttend(s, params); }
+  void MlaAttend(Stream& s, const MlaAttendParams& params) override {
+    inner_->MlaAttend(s, params);
+  }
 
  private:
   std::unique_ptr<Kernels> inner_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows the shortest path whole: text in, the golden's greedy text out, piece by piece; seeded sampling repeats itself;
-// and what cannot run says why before anything is loaded.
+// Shows the shortest path whole: text in, the golden's greedy text out, piece by piece; seeded
+// sampling repeats itself; and what cannot run says why before anything is loaded.
 #include "engine/run.h"
 
 #include <filesystem>
@@ -34,7 +34,8 @@ RunOptions TinyOptions() {
 
 std::string Text(const RunOptions& options) {
   std::string text;
-  const absl::Status status = shoal::Run(options, [&](absl::string_view piece) { absl::StrAppend(&text, piece); });
+  const absl::Status status =
+      shoal::Run(options, [&](absl::string_view piece) { absl::StrAppend(&text, piece); });
   EXPECT_TRUE(status.ok()) << status;
   return text;
 }

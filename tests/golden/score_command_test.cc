@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that `shoal score`, the program itself, writes the golden logits and layer outputs for prompts scored as one
-// batch; that the file is the same to the last byte for any workers, transport, placement and chunk; and that what it
-// cannot do ends with exit code 1, one line that names the thing, and no output file. SHOAL_COMMAND is the program.
+// Shows that `shoal score`, the program itself, writes the golden logits and layer outputs for
+// prompts scored as one batch; that the file is the same to the last byte for any workers,
+// transport, placement and chunk; and that what it cannot do ends with exit code 1, one line that
+// names the thing, and no output file. SHOAL_COMMAND is the program.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,14 +33,17 @@ struct Outcome {
 class ScoreCommand : public ::testing::Test {
  protected:
   ScoreCommand() {
-    folder_ = absl::StrCat(testing::TempDir(), "/shoal-score-",
-                           testing::UnitTest::GetInstance()->current_test_info()->name(), "-", getpid());
+    folder_ =
+        absl::StrCat(testing::TempDir(), "/shoal-score-",
+                     testing::UnitTest::GetInstance()->current_test_info()->name(), "-", getpid());
     std::filesystem::create_directories(folder_);
   }
   ~ScoreCommand() override { std::filesystem::remove_all(folder_); }
 
   std::string Path(const std::string& name) const { return absl::StrCat(folder_, "/", name); }
-  void Write(const std::string& name, const std::string& text) { std::ofstream(Path(name)) << text; }
+  void Write(const std::string& name, const std::string& text) {
+    std::ofstream(Path(name)) << text;
+  }
   std::string Read(const std::string& name) const {
     std::ifstream in(Path(name), std::ios::binary);
     return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
@@ -47,13 +51,14 @@ class ScoreCommand : public ::testing::Test {
 
   Outcome Score(const std::string& model, const std::string& out, const std::string& flags) {
     const std::string command =
-        absl::StrCat("'" SHOAL_COMMAND "' score --model '", ModelsFolder(), model, "' --tokens '", Path("in.json"),
-                     "' --out '", Path(out), "' ", flags, " 2>&1");
+        absl::StrCat("'" SHOAL_COMMAND "' score --model '", ModelsFolder(), model, "' --tokens '",
+                     Path("in.json"), "' --out '", Path(out), "' ", flags, " 2>&1");
     Outcome outcome;
     FILE* pipe = popen(command.c_str(), "r");
     if (pipe == nullptr) return outcome;
     char buffer[4096];
-    while (const size_t size = fread(buffer, 1, sizeof(buffer), pipe)) outcome.error.append(buffer, size);
+    while (const size_t size = fread(buffer, 1, sizeof(buffer), pipe))
+      outcome.error.append(buffer, size);
     outcome.exit_code = WEXITSTATUS(pclose(pipe));
     return outcome;
   }
@@ -62,7 +67,8 @@ class ScoreCommand : public ::testing::Test {
   void WritePrompts(const GoldenFile& golden) {
     std::vector<std::string> prompts;
     for (const std::string prompt : {"c0", "c1", "c2"}) {
-      prompts.push_back(absl::StrCat("[", absl::StrJoin(golden.Ints(prompt + ".tokens"), ","), "]"));
+      prompts.push_back(
+          absl::StrCat("[", absl::StrJoin(golden.Ints(prompt + ".tokens"), ","), "]"));
     }
     Write("in.json", absl::StrCat("{\"prompts\": [", absl::StrJoin(prompts, ","), "]}"));
   }
@@ -74,7 +80,8 @@ TEST_F(ScoreCommand, WritesTheGoldenLogitsAndLayers) {
   for (const std::string model : {"v2-lite", "v2", "v3", "v3-fp8", "odd"}) {
     const GoldenFile golden(model);
     WritePrompts(golden);
-    const Outcome outcome = Score(model, "out.safetensors", "--layers --backend reference --workers 2");
+    const Outcome outcome =
+        Score(model, "out.safetensors", "--layers --backend reference --workers 2");
     ASSERT_EQ(outcome.exit_code, 0) << outcome.error;
     const auto file = SafetensorsFile::Open(Path("out.safetensors"));
     ASSERT_TRUE(file.ok()) << file.status();
@@ -93,7 +100,8 @@ TEST_F(ScoreCommand, WritesTheGoldenLogitsAndLayers) {
       expect(absl::StrCat("logits.", p), absl::StrCat("c", p, ".logits"));
       ++tensors;
       for (int i = 0; golden.Has(absl::StrCat("c", p, ".layers.", i, ".output")); ++i) {
-        expect(absl::StrCat("layers.", i, ".output.", p), absl::StrCat("c", p, ".layers.", i, ".output"));
+        expect(absl::StrCat("layers.", i, ".output.", p),
+               absl::StrCat("c", p, ".layers.", i, ".output"));
         ++tensors;
       }
     }
@@ -113,14 +121,16 @@ TEST_F(ScoreCommand, SameBytesForAnyUnit) {
     }
   }
   Write("placement.json", ExpertPlacement::Create(3, holders)->ToJson());
-  for (const std::string flags : {"--backend reference", "--backend cpu", "--backend cpu --fp8-activations"}) {
+  for (const std::string flags :
+       {"--backend reference", "--backend cpu", "--backend cpu --fp8-activations"}) {
     ASSERT_EQ(Score("v3-fp8", "alone", flags).exit_code, 0);
     const std::string wanted = Read("alone");
     ASSERT_GT(wanted.size(), 100000u);
     for (const std::string& unit :
          {std::string("--chunk 7"), std::string("--workers 2 --transport shm"),
           absl::StrCat("--workers 3 --chunk 1 --placement '", Path("placement.json"), "'"),
-          std::string("--workers 4 --transport grpc --chunk 64"), std::string("--workers 8 --transport shm")}) {
+          std::string("--workers 4 --transport grpc --chunk 64"),
+          std::string("--workers 8 --transport shm")}) {
       const Outcome outcome = Score("v3-fp8", "unit", absl::StrCat(flags, " ", unit));
       ASSERT_EQ(outcome.exit_code, 0) << outcome.error;
       EXPECT_TRUE(Read("unit") == wanted) << flags << " " << unit;
@@ -130,7 +140,8 @@ TEST_F(ScoreCommand, SameBytesForAnyUnit) {
 
 TEST_F(ScoreCommand, SaysWhatIsWrong) {
   const GoldenFile golden("v3");
-  const auto expect = [&](const std::string& input, const std::string& flags, const std::string& message) {
+  const auto expect = [&](const std::string& input, const std::string& flags,
+                          const std::string& message) {
     Write("in.json", input);
     const Outcome outcome = Score("v3", "none", flags);
     EXPECT_EQ(outcome.exit_code, 1) << message;
@@ -152,7 +163,8 @@ TEST_F(ScoreCommand, SaysWhatIsWrong) {
   expect(good, "--placement /no/such/file", "/no/such/file");
   expect(good, "--fp8-activations", "want FP8 weights");
   Write("placement.json", R"({"world_size": 1, "layers": [[], [], [], []]})");
-  expect(good, absl::StrCat("--placement '", Path("placement.json"), "'"), "layer 1: want 16 experts, found 0");
+  expect(good, absl::StrCat("--placement '", Path("placement.json"), "'"),
+         "layer 1: want 16 experts, found 0");
   Write("in.json", good);
   EXPECT_EQ(Score("v3", "none", "--backend abacus").exit_code, 2);
   EXPECT_EQ(Score("v3", "none", "--chunk -1").exit_code, 2);

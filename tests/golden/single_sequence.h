@@ -29,8 +29,8 @@ class SingleSequence {
     options.block_tokens = 16;
     options.cache_blocks = 64;
     options.fp8_activations = fp8_activations;
-    exchange_ =
-        std::make_unique<LocalExchange>(Model::MaxMessageBytes(config_, kernels_, options.max_batch_rows));
+    exchange_ = std::make_unique<LocalExchange>(
+        Model::MaxMessageBytes(config_, kernels_, options.max_batch_rows));
     const auto placement = ExpertPlacement::Contiguous(1, config_.RoutedExperts());
     auto model = Model::Load(folder, config_, *placement, options, kernels_, *exchange_);
     EXPECT_TRUE(model.ok()) << model.status();
@@ -52,8 +52,9 @@ class SingleSequence {
     batch.sequences = {{0, rows, position_, block_table_}};
     for (int32_t i = 0; i < rows; ++i) batch.logit_rows.push_back(i);
     std::vector<float> logits(tokens.size() * config_.vocab_size);
-    const absl::Status status = model_->Forward({Epoch(1), StepId(++step_)}, batch,
-                                                TensorView(logits.data(), DType::kF32, {rows, config_.vocab_size}));
+    const absl::Status status =
+        model_->Forward({Epoch(1), StepId(++step_)}, batch,
+                        TensorView(logits.data(), DType::kF32, {rows, config_.vocab_size}));
     EXPECT_TRUE(status.ok()) << status;
     position_ += rows;
     return logits;

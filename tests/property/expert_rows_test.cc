@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows the bookkeeping of expert parallelism for random routings and placements: each row goes once to each rank that
-// computes any of its experts, every (row, slot) is computed exactly once by a holder of its expert, and the runs of a
-// receiver cover every pair it was sent, grouped by expert.
+// Shows the bookkeeping of expert parallelism for random routings and placements: each row goes
+// once to each rank that computes any of its experts, every (row, slot) is computed exactly once by
+// a holder of its expert, and the runs of a receiver cover every pair it was sent, grouped by
+// expert.
 #include "engine/model/expert_rows.h"
 
 #include <algorithm>
@@ -21,7 +22,9 @@ TEST(ExpertRows, EveryChoiceIsComputedOnceByAHolder) {
   for (uint64_t seed = 1; seed <= 300; ++seed) {
     SCOPED_TRACE(seed);
     std::mt19937_64 random(seed);
-    const auto roll = [&](int low, int high) { return low + static_cast<int>(random() % (high - low + 1)); };
+    const auto roll = [&](int low, int high) {
+      return low + static_cast<int>(random() % (high - low + 1));
+    };
     const int experts = roll(1, 20);
     const int ranks = roll(1, experts);
     const int slots = roll(1, std::min(experts, 6));
@@ -59,7 +62,8 @@ TEST(ExpertRows, EveryChoiceIsComputedOnceByAHolder) {
           const int32_t row = sent[pair.row];
           used.insert(pair.row);
           EXPECT_EQ(choices[r][row * slots + pair.slot], pair.expert);
-          EXPECT_TRUE(std::count(holders[pair.expert].begin(), holders[pair.expert].end(), RankId(peer)));
+          EXPECT_TRUE(
+              std::count(holders[pair.expert].begin(), holders[pair.expert].end(), RankId(peer)));
           EXPECT_TRUE(covered.emplace(row, pair.slot).second);
         }
         EXPECT_EQ(used.size(), sent.size()) << "no row travels for nothing";
@@ -83,7 +87,8 @@ TEST(ExpertRows, EveryChoiceIsComputedOnceByAHolder) {
       for (const ExpertRows::Run& run : ledger[r].Runs()) {
         EXPECT_GE(run.expert, last_expert);
         last_expert = run.expert;
-        EXPECT_EQ(run.first_pair, next_pair[run.source]) << "replies go out in the order of the pairs";
+        EXPECT_EQ(run.first_pair, next_pair[run.source])
+            << "replies go out in the order of the pairs";
         for (int32_t i = 0; i < run.count; ++i) {
           const ExpertPair& pair = messages[run.source].pairs[run.first_pair + i];
           EXPECT_EQ(pair.expert, run.expert);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows the property everything else stands on: for one backend, the logits of a prompt are the same bits for any number
-// of ranks, any placement of experts (replicas included), any rank the sequence lives on, alone or in any batch,
-// prefilled whole or in any chunks, in any cache blocks, from another sequence's prefix blocks or its own. Worlds are
-// drawn from seeds (printed); each is held against every prompt alone, whole, on one rank.
+// Shows the property everything else stands on: for one backend, the logits of a prompt are the
+// same bits for any number of ranks, any placement of experts (replicas included), any rank the
+// sequence lives on, alone or in any batch, prefilled whole or in any chunks, in any cache blocks,
+// from another sequence's prefix blocks or its own. Worlds are drawn from seeds (printed); each is
+// held against every prompt alone, whole, on one rank.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -33,14 +34,17 @@ class Dice {
  public:
   explicit Dice(uint64_t seed) : engine_(seed) {}
   // Uniform in [low, high].
-  int Roll(int low, int high) { return low + static_cast<int>(engine_() % static_cast<uint64_t>(high - low + 1)); }
+  int Roll(int low, int high) {
+    return low + static_cast<int>(engine_() % static_cast<uint64_t>(high - low + 1));
+  }
   template <typename T>
   const T& Pick(const std::vector<T>& from) {
     return from[Roll(0, static_cast<int>(from.size()) - 1)];
   }
   template <typename T>
   void Shuffle(std::vector<T>& items) {
-    for (size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[Roll(0, static_cast<int>(i) - 1)]);
+    for (size_t i = items.size(); i > 1; --i)
+      std::swap(items[i - 1], items[Roll(0, static_cast<int>(i) - 1)]);
   }
 
  private:
@@ -68,8 +72,9 @@ struct World {
 using Logits = std::vector<std::vector<float>>;
 
 absl::StatusOr<Logits> RunSchedule(const World& world, const std::string& backend, int ranks,
-                                   const ExpertPlacement* placement, const std::vector<std::vector<BlockId>>& tables,
-                                   int64_t blocks, const Schedule& schedule, int64_t max_rows) {
+                                   const ExpertPlacement* placement,
+                                   const std::vector<std::vector<BlockId>>& tables, int64_t blocks,
+                                   const Schedule& schedule, int64_t max_rows) {
   LocalUnitOptions options;
   options.model = world.model;
   options.workers = ranks;
@@ -100,8 +105,9 @@ absl::StatusOr<Logits> RunSchedule(const World& world, const std::string& backen
         }
       }
       const int64_t count = static_cast<int64_t>(batch.tokens.size());
-      const absl::Status forward = model.Forward((*unit)->Tag(static_cast<int64_t>(step)), batch,
-                                                 TensorView(rows.data(), DType::kF32, {count, vocab}));
+      const absl::Status forward =
+          model.Forward((*unit)->Tag(static_cast<int64_t>(step)), batch,
+                        TensorView(rows.data(), DType::kF32, {count, vocab}));
       if (!forward.ok()) return forward;
       const float* row = rows.data();
       for (const Piece& piece : schedule[step][rank.value()]) {
@@ -127,7 +133,8 @@ absl::StatusOr<Logits> Alone(const World& world, const std::string& backend) {
     schedule.push_back({{{static_cast<int>(p), 0, static_cast<int32_t>(world.prompts[p].size())}}});
   }
   const std::vector<std::vector<BlockId>> tables(world.prompts.size(), table);
-  return RunSchedule(world, backend, 1, nullptr, tables, blocks, schedule, static_cast<int64_t>(longest));
+  return RunSchedule(world, backend, 1, nullptr, tables, blocks, schedule,
+                     static_cast<int64_t>(longest));
 }
 
 ExpertPlacement DrawPlacement(Dice& dice, const ModelConfig& config, int ranks) {
@@ -146,7 +153,8 @@ ExpertPlacement DrawPlacement(Dice& dice, const ModelConfig& config, int ranks) 
   return *ExpertPlacement::Create(ranks, holders);
 }
 
-// Cuts every sequence into random pieces and packs them into steps; ranks may idle, sequences may pause.
+// Cuts every sequence into random pieces and packs them into steps; ranks may idle, sequences may
+// pause.
 Schedule DrawSchedule(Dice& dice, const World& world, const std::vector<int>& owners, int ranks) {
   Schedule schedule;
   std::vector<int32_t> done(world.prompts.size(), 0);
@@ -192,7 +200,8 @@ void ExpectSameBits(const Logits& found, const Logits& wanted) {
   ASSERT_EQ(found.size(), wanted.size());
   for (size_t p = 0; p < wanted.size(); ++p) {
     ASSERT_EQ(found[p].size(), wanted[p].size());
-    ASSERT_EQ(std::memcmp(found[p].data(), wanted[p].data(), wanted[p].size() * sizeof(float)), 0) << "prompt " << p;
+    ASSERT_EQ(std::memcmp(found[p].data(), wanted[p].data(), wanted[p].size() * sizeof(float)), 0)
+        << "prompt " << p;
     ASSERT_FALSE(std::isnan(wanted[p].back()));
   }
 }
@@ -212,9 +221,11 @@ TEST_P(ModelExactness, SameBitsInAnyWorld) {
     std::vector<int64_t> used(ranks, 0);
     for (size_t p = 0; p < world.prompts.size(); ++p) owners.push_back(dice.Roll(0, ranks - 1));
     for (size_t p = 0; p < world.prompts.size(); ++p) {
-      used[owners[p]] += BlocksForTokens(static_cast<int64_t>(world.prompts[p].size()), world.block_tokens);
+      used[owners[p]] +=
+          BlocksForTokens(static_cast<int64_t>(world.prompts[p].size()), world.block_tokens);
     }
-    const int64_t blocks = std::max<int64_t>(1, *std::max_element(used.begin(), used.end())) + dice.Roll(0, 5);
+    const int64_t blocks =
+        std::max<int64_t>(1, *std::max_element(used.begin(), used.end())) + dice.Roll(0, 5);
     // Blocks of each rank's pool in a random order.
     std::vector<std::vector<BlockId>> free(ranks);
     for (auto& ids : free) {
@@ -224,17 +235,20 @@ TEST_P(ModelExactness, SameBitsInAnyWorld) {
     std::vector<std::vector<BlockId>> tables;
     for (size_t p = 0; p < world.prompts.size(); ++p) {
       auto& ids = free[owners[p]];
-      const int64_t count = BlocksForTokens(static_cast<int64_t>(world.prompts[p].size()), world.block_tokens);
+      const int64_t count =
+          BlocksForTokens(static_cast<int64_t>(world.prompts[p].size()), world.block_tokens);
       tables.emplace_back(ids.end() - count, ids.end());
       ids.resize(ids.size() - count);
     }
     const Schedule schedule = DrawSchedule(dice, world, owners, ranks);
     SCOPED_TRACE(absl::StrCat("seed ", seed, ": ", world.model, ", ", ranks, " ranks, owners ",
-                              absl::StrJoin(owners, " "), ", ", schedule.size(), " steps, block_tokens ",
-                              world.block_tokens, world.fp8_activations ? ", fp8 activations" : ""));
+                              absl::StrJoin(owners, " "), ", ", schedule.size(),
+                              " steps, block_tokens ", world.block_tokens,
+                              world.fp8_activations ? ", fp8 activations" : ""));
     const auto wanted = Alone(world, GetParam());
     ASSERT_TRUE(wanted.ok()) << wanted.status();
-    const auto found = RunSchedule(world, GetParam(), ranks, &placement, tables, blocks, schedule, kMaxRows);
+    const auto found =
+        RunSchedule(world, GetParam(), ranks, &placement, tables, blocks, schedule, kMaxRows);
     ASSERT_TRUE(found.ok()) << found.status();
     ExpectSameBits(*found, *wanted);
     if (HasFatalFailure()) return;
@@ -254,8 +268,8 @@ TEST_P(ModelExactness, PrefixBlocksOfAnotherSequence) {
   const auto wanted = Alone(world, GetParam());
   ASSERT_TRUE(wanted.ok()) << wanted.status();
 
-  const std::vector<std::vector<BlockId>> tables = {{BlockId(4), BlockId(1), BlockId(0), BlockId(3)},
-                                                    {BlockId(4), BlockId(1), BlockId(2)}};
+  const std::vector<std::vector<BlockId>> tables = {
+      {BlockId(4), BlockId(1), BlockId(0), BlockId(3)}, {BlockId(4), BlockId(1), BlockId(2)}};
   const Schedule schedule = {{{{0, 0, 40}}}, {{{1, 32, 13}, {0, 40, 10}}}};
   auto found = RunSchedule(world, GetParam(), 1, nullptr, tables, 5, schedule, 48);
   ASSERT_TRUE(found.ok()) << found.status();

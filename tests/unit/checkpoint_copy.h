@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A golden checkpoint copied to a temporary folder, to be damaged there: tensors as values in memory, written out as one
-// shard with an index, as two, or as a single file without one.
+// A golden checkpoint copied to a temporary folder, to be damaged there: tensors as values in
+// memory, written out as one shard with an index, as two, or as a single file without one.
 #pragma once
 
 #include <cstddef>
@@ -72,12 +72,14 @@ class CheckpointCopy {
   }
 
   std::map<std::string, Tensor> tensors;
-  static constexpr const char* kShards[2] = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"};
+  static constexpr const char* kShards[2] = {"model-00001-of-00002.safetensors",
+                                             "model-00002-of-00002.safetensors"};
 
  private:
   void WriteShard(const std::string& name, const std::map<std::string, Tensor>& part) {
     std::vector<SafetensorsWriter::Tensor> specs;
-    for (const auto& [tensor_name, tensor] : part) specs.push_back({tensor_name, tensor.dtype, tensor.shape});
+    for (const auto& [tensor_name, tensor] : part)
+      specs.push_back({tensor_name, tensor.dtype, tensor.shape});
     auto writer = SafetensorsWriter::Create(Path(name), specs);
     ASSERT_TRUE(writer.ok()) << writer.status();
     size_t i = 0;

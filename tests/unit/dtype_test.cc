@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that scalar conversions are right for every code, by enumerating them all against definitions computed in
-// double, and that a quantised weight dequantises with partial edge blocks.
+// Shows that scalar conversions are right for every code, by enumerating them all against
+// definitions computed in double, and that a quantised weight dequantises with partial edge blocks.
 #include "engine/tensor/dtype.h"
 
 #include <cmath>
@@ -53,7 +53,8 @@ TEST(DType, E4M3RoundsToNearestEvenBetweenAllNeighbours) {
 
 TEST(DType, E8M0IsAPowerOfTwo) {
   for (int code = 0; code < 255; ++code) {
-    EXPECT_EQ(E8M0ToFloat(static_cast<uint8_t>(code)), static_cast<float>(std::pow(2.0, code - 127)));
+    EXPECT_EQ(E8M0ToFloat(static_cast<uint8_t>(code)),
+              static_cast<float>(std::pow(2.0, code - 127)));
   }
   EXPECT_TRUE(std::isnan(E8M0ToFloat(0xFF)));
 }
@@ -93,8 +94,8 @@ TEST(QuantTensor, PartialEdgeBlocksTakeTheirOwnScale) {
   // 3 x 5 values of 1.0 in 2 x 4 blocks: scales 2 x 2, the last row and column partial.
   std::vector<uint8_t> data(15, FloatToE4M3(1.0f));
   std::vector<float> scales = {1, 2, 3, 4};
-  QuantTensor weight{TensorView(data.data(), DType::kF8E4M3, {3, 5}), TensorView(scales.data(), DType::kF32, {2, 2}), 2,
-                     4};
+  QuantTensor weight{TensorView(data.data(), DType::kF8E4M3, {3, 5}),
+                     TensorView(scales.data(), DType::kF32, {2, 2}), 2, 4};
   std::vector<float> out(15);
   Dequantise(weight, TensorView(out.data(), DType::kF32, {3, 5}));
   EXPECT_EQ(out, (std::vector<float>{1, 1, 1, 1, 2, 1, 1, 1, 1, 2, 3, 3, 3, 3, 4}));

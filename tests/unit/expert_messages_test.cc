@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that what one rank writes another reads, that the largest message is the largest, and that no bytes whatever are
-// parsed into something out of bounds: each header field wrong in turn, then random damage, then random bytes.
+// Shows that what one rank writes another reads, that the largest message is the largest, and that
+// no bytes whatever are parsed into something out of bounds: each header field wrong in turn, then
+// random damage, then random bytes.
 #include "engine/parallel/expert_messages.h"
 
 #include <cstring>
@@ -120,12 +121,14 @@ TEST(ExpertMessages, EachLieIsDataLoss) {
     }
     const absl::Status status = ParseDispatch(kShape, message.span()).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << lie.what << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr(lie.message == nullptr ? "does not follow" : lie.message));
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr(lie.message == nullptr ? "does not follow" : lie.message));
   }
   Message message = MakeDispatch();
   EXPECT_FALSE(ParseDispatch(kShape, message.span().subspan(0, message.span().size() - 1)).ok());
   EXPECT_FALSE(ParseDispatch(kShape, message.span().subspan(0, 8)).ok());
-  EXPECT_THAT(std::string(ParseDispatch(kShape, message.span().subspan(8)).status().message()), HasSubstr("aligned"));
+  EXPECT_THAT(std::string(ParseDispatch(kShape, message.span().subspan(8)).status().message()),
+              HasSubstr("aligned"));
 }
 
 TEST(ExpertMessages, RandomBytesNeverLeaveTheMessage) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that a placement covers every expert for any number of ranks, that replicas are chosen by a fixed rule, and that
-// what does not describe a placement is refused with layer and expert.
+// Shows that a placement covers every expert for any number of ranks, that replicas are chosen by a
+// fixed rule, and that what does not describe a placement is refused with layer and expert.
 #include "engine/config/expert_placement.h"
 
 #include <set>
@@ -36,7 +36,8 @@ TEST(ExpertPlacement, ContiguousCoversEveryExpertOnceForAnyNumberOfRanks) {
       EXPECT_EQ(held, experts[layer]);
     }
   }
-  EXPECT_THAT(ExpertPlacement::Contiguous(8, experts).status().message(), HasSubstr("layer 2 has 7 routed experts"));
+  EXPECT_THAT(ExpertPlacement::Contiguous(8, experts).status().message(),
+              HasSubstr("layer 2 has 7 routed experts"));
   EXPECT_FALSE(ExpertPlacement::Contiguous(0, experts).ok());
   EXPECT_TRUE(ExpertPlacement::Contiguous(5, std::vector<int>{0, 0}).ok());
 }
@@ -47,7 +48,8 @@ TEST(ExpertPlacement, TargetPrefersTheSourceAndSpreadsTheRest) {
   EXPECT_EQ(placement->Target(0, ExpertId(0), RankId(1)), RankId(1));
   EXPECT_EQ(placement->Target(0, ExpertId(0), RankId(3)), RankId(3));
   EXPECT_EQ(placement->Target(0, ExpertId(1), RankId(3)), RankId(0));
-  EXPECT_NE(placement->Target(0, ExpertId(0), RankId(0)), placement->Target(0, ExpertId(0), RankId(5)));
+  EXPECT_NE(placement->Target(0, ExpertId(0), RankId(0)),
+            placement->Target(0, ExpertId(0), RankId(5)));
   EXPECT_THAT(placement->HeldBy(0, RankId(3)), ElementsAre(ExpertId(0)));
   EXPECT_TRUE(placement->HeldBy(0, RankId(2)).empty());
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that released configs parse into what their models are, that YaRN's published numbers come out, and that every
-// key that is absurd, missing, unknown or different in its mathematics is refused by name.
+// Shows that released configs parse into what their models are, that YaRN's published numbers come
+// out, and that every key that is absurd, missing, unknown or different in its mathematics is
+// refused by name.
 #include "engine/config/model_config.h"
 
 #include <algorithm>
@@ -78,16 +79,19 @@ TEST(ModelConfig, V2IsGroupLimited) {
 }
 
 TEST(ModelConfig, V31HasPowerOfTwoScales) {
-  const ModelConfig config = Parse(V3With(R"("fmt": "e4m3")", R"("fmt": "e4m3", "scale_fmt": "ue8m0")"));
+  const ModelConfig config =
+      Parse(V3With(R"("fmt": "e4m3")", R"("fmt": "e4m3", "scale_fmt": "ue8m0")"));
   EXPECT_TRUE(config.quant->ue8m0);
 }
 
 // transformers 5 nests rope's keys and writes the layers' kinds out.
 TEST(ModelConfig, ReadsTransformers5Spelling) {
   std::string json = V3With("\"rope_scaling\"", "\"rope_parameters\"");
-  json = absl::StrReplaceAll(json, {{"\"rope_theta\": 10000, ", ""},
-                                    {"\"type\": \"yarn\"", "\"rope_type\": \"yarn\", \"rope_theta\": 10000.0"},
-                                    {"\"vocab_size\"", "\"rope_interleave\": true, \"qk_head_dim\": 192, \"vocab_size\""}});
+  json = absl::StrReplaceAll(
+      json,
+      {{"\"rope_theta\": 10000, ", ""},
+       {"\"type\": \"yarn\"", "\"rope_type\": \"yarn\", \"rope_theta\": 10000.0"},
+       {"\"vocab_size\"", "\"rope_interleave\": true, \"qk_head_dim\": 192, \"vocab_size\""}});
   const ModelConfig spelled = Parse(json);
   const ModelConfig released = Parse(kConfigV3);
   const auto& a = std::get<MlaConfig>(spelled.layers[0].attention).rope;
@@ -104,7 +108,8 @@ TEST(ModelConfig, GenerationConfigsEndTokensWin) {
   EXPECT_EQ(config->eos_token_ids, (std::vector<int32_t>{1}));
   EXPECT_THAT(ParseModelConfig(kConfigV3, R"({"eos_token_id": [1, 129280]})").status().message(),
               HasSubstr("eos_token_id"));
-  EXPECT_THAT(ParseModelConfig(kConfigV3, "{").status().message(), HasSubstr("generation_config.json"));
+  EXPECT_THAT(ParseModelConfig(kConfigV3, "{").status().message(),
+              HasSubstr("generation_config.json"));
 }
 
 struct Refusal {
@@ -128,46 +133,59 @@ constexpr auto kUnknown = absl::StatusCode::kUnimplemented;
 INSTANTIATE_TEST_SUITE_P(
     ModelConfig, Refused,
     ::testing::Values(
-        Refusal{"\"hidden_size\": 7168", "\"hidden_size\": 0", kInvalid, "hidden_size: want an integer"},
+        Refusal{"\"hidden_size\": 7168", "\"hidden_size\": 0", kInvalid,
+                "hidden_size: want an integer"},
         Refusal{"\"hidden_size\": 7168", "\"hidden_size\": -7168", kInvalid, "found -7168"},
         Refusal{"\"hidden_size\": 7168", "\"hidden_size\": 1e18", kInvalid, "hidden_size"},
-        Refusal{"\"hidden_size\": 7168", "\"hidden_size\": 18446744073709551615", kInvalid, "hidden_size"},
+        Refusal{"\"hidden_size\": 7168", "\"hidden_size\": 18446744073709551615", kInvalid,
+                "hidden_size"},
         Refusal{"\"hidden_size\": 7168", "\"hidden_size\": 7168.5", kInvalid, "hidden_size"},
         Refusal{"\"hidden_size\": 7168", "\"hidden_size\": \"7168\"", kInvalid, "hidden_size"},
-        Refusal{"\"hidden_size\": 7168,", "", kInvalid, "hidden_size: want an integer 1..262144, found nothing"},
+        Refusal{"\"hidden_size\": 7168,", "", kInvalid,
+                "hidden_size: want an integer 1..262144, found nothing"},
         Refusal{"\"vocab_size\": 129280", "\"vocab_size\": 100000000000", kInvalid, "vocab_size"},
-        Refusal{"\"num_hidden_layers\": 61", "\"num_hidden_layers\": 100000", kInvalid, "num_hidden_layers"},
-        Refusal{"\"qk_rope_head_dim\": 64", "\"qk_rope_head_dim\": 63", kInvalid, "qk_rope_head_dim"},
+        Refusal{"\"num_hidden_layers\": 61", "\"num_hidden_layers\": 100000", kInvalid,
+                "num_hidden_layers"},
+        Refusal{"\"qk_rope_head_dim\": 64", "\"qk_rope_head_dim\": 63", kInvalid,
+                "qk_rope_head_dim"},
         Refusal{"\"rms_norm_eps\": 1e-06", "\"rms_norm_eps\": -1", kInvalid, "rms_norm_eps"},
         Refusal{"\"rope_theta\": 10000", "\"rope_theta\": 0", kInvalid, "rope_theta"},
         Refusal{"\"factor\": 40", "\"factor\": 0", kInvalid, "factor"},
         Refusal{"\"n_group\": 8", "\"n_group\": 7", kInvalid, "n_group"},
         Refusal{"\"topk_group\": 4", "\"topk_group\": 9", kInvalid, "topk_group"},
-        Refusal{"\"num_experts_per_tok\": 8", "\"num_experts_per_tok\": 300", kInvalid, "num_experts_per_tok"},
-        Refusal{"\"num_experts_per_tok\": 8", "\"num_experts_per_tok\": 129", kInvalid, "num_experts_per_tok"},
+        Refusal{"\"num_experts_per_tok\": 8", "\"num_experts_per_tok\": 300", kInvalid,
+                "num_experts_per_tok"},
+        Refusal{"\"num_experts_per_tok\": 8", "\"num_experts_per_tok\": 129", kInvalid,
+                "num_experts_per_tok"},
         Refusal{"\"eos_token_id\": 1", "\"eos_token_id\": 129280", kInvalid, "eos_token_id"},
         Refusal{"\"routed_scaling_factor\": 2.5, ", "", kInvalid, "routed_scaling_factor"},
         Refusal{"DeepseekV3ForCausalLM", "LlamaForCausalLM", kUnknown, "LlamaForCausalLM"},
         Refusal{"deepseek_v3", "deepseek_v4", kUnknown, "deepseek_v4"},
         Refusal{"\"hidden_act\": \"silu\"", "\"hidden_act\": \"gelu\"", kUnknown, "hidden_act"},
-        Refusal{"\"attention_bias\": false", "\"attention_bias\": true", kUnknown, "attention_bias"},
+        Refusal{"\"attention_bias\": false", "\"attention_bias\": true", kUnknown,
+                "attention_bias"},
         Refusal{"\"type\": \"yarn\"", "\"type\": \"linear\"", kUnknown, "linear"},
-        Refusal{"\"type\": \"yarn\"", "\"type\": \"yarn\", \"attention_factor\": 2", kUnknown, "attention_factor"},
-        Refusal{"\"scoring_func\": \"sigmoid\"", "\"scoring_func\": \"sqrtsoftplus\"", kUnknown, "sqrtsoftplus"},
+        Refusal{"\"type\": \"yarn\"", "\"type\": \"yarn\", \"attention_factor\": 2", kUnknown,
+                "attention_factor"},
+        Refusal{"\"scoring_func\": \"sigmoid\"", "\"scoring_func\": \"sqrtsoftplus\"", kUnknown,
+                "sqrtsoftplus"},
         Refusal{"\"quant_method\": \"fp8\"", "\"quant_method\": \"gptq\"", kUnknown, "gptq"},
         Refusal{"[128, 128]", "[32, 32]", kUnknown, "weight_block_size"},
-        Refusal{"\"num_key_value_heads\": 128", "\"num_key_value_heads\": 8", kUnknown, "num_key_value_heads"},
+        Refusal{"\"num_key_value_heads\": 128", "\"num_key_value_heads\": 8", kUnknown,
+                "num_key_value_heads"},
         Refusal{"\"use_cache\": true", "\"index_topk\": 2048", kUnknown, "index_topk"},
         Refusal{"\"use_cache\": true", "\"sliding_window\": 4096", kUnknown, "sliding_window"}));
 
 TEST(ModelConfig, RefusesWhatIsNotAnObject) {
   for (const char* text : {"", "{", "[]", "null", "{\"a\":}", "\xff\xfe"}) {
-    EXPECT_EQ(ParseModelConfig(text, "").status().code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_EQ(ParseModelConfig(text, "").status().code(), absl::StatusCode::kInvalidArgument)
+        << text;
   }
   EXPECT_EQ(ParseModelConfig("{}", "").status().code(), absl::StatusCode::kUnimplemented);
 }
 
-// arXiv:2309.00071 with DeepSeek's numbers: dimensions 0..9 keep their frequency, those from 23 on turn 40 times slower.
+// arXiv:2309.00071 with DeepSeek's numbers: dimensions 0..9 keep their frequency, those from 23 on
+// turn 40 times slower.
 TEST(Rope, YarnInterpolatesSlowWavesOnly) {
   const ModelConfig config = Parse(kConfigV3);
   RopeConfig rope = std::get<MlaConfig>(config.layers[0].attention).rope;

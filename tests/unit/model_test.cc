@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows the edges of a loaded model: every batch that does not describe itself consistently is refused before anything
-// happens, options that contradict each other are refused at load, faults of an exchange surface once from Forward and
-// the step may be repeated, placements change only to experts that are there, and multi-token prediction is not touched.
+// Shows the edges of a loaded model: every batch that does not describe itself consistently is
+// refused before anything happens, options that contradict each other are refused at load, faults
+// of an exchange surface once from Forward and the step may be repeated, placements change only to
+// experts that are there, and multi-token prediction is not touched.
 #include "engine/model/model.h"
 
 #include <memory>
@@ -28,7 +29,8 @@ class FaultyExchange final : public Exchange {
   RankId rank() const override { return RankId(0); }
   int world_size() const override { return 1; }
   size_t max_message_bytes() const override { return inner_.max_message_bytes(); }
-  absl::Span<std::byte> SendBuffer(const ExchangeTag& tag, RankId peer, absl::Time deadline) override {
+  absl::Span<std::byte> SendBuffer(const ExchangeTag& tag, RankId peer,
+                                   absl::Time deadline) override {
     buffer_ = inner_.SendBuffer(tag, peer, deadline);
     return buffer_;
   }
@@ -71,9 +73,10 @@ class ModelTest : public ::testing::Test {
   }
   absl::Status Forward(Model& model, const Batch& batch) {
     logits_.assign(batch.logit_rows.size() * config_.vocab_size, 0);
-    return model.Forward({Epoch(1), StepId(1)}, batch,
-                         TensorView(logits_.data(), DType::kF32,
-                                    {static_cast<int64_t>(batch.logit_rows.size()), config_.vocab_size}));
+    return model.Forward(
+        {Epoch(1), StepId(1)}, batch,
+        TensorView(logits_.data(), DType::kF32,
+                   {static_cast<int64_t>(batch.logit_rows.size()), config_.vocab_size}));
   }
   // Three rows of one sequence, which fits.
   Batch Good() const { return {{1, 2, 3}, {{0, 3, 2, table_}}, {2}}; }
@@ -185,7 +188,8 @@ TEST_F(ModelTest, PlacementsChangeOnlyToExpertsThatAreThere) {
 
 TEST_F(ModelTest, MultiTokenPredictionIsNotTouched) {
   CheckpointCopy copy("v3");
-  std::erase_if(copy.tensors, [](const auto& item) { return item.first.rfind("model.layers.4.", 0) == 0; });
+  std::erase_if(copy.tensors,
+                [](const auto& item) { return item.first.rfind("model.layers.4.", 0) == 0; });
   copy.WriteSingle();
   folder_ = copy.folder();
   EXPECT_TRUE(Load().ok());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The config.json files of the released models, as their repositories carry them (keys without effect left out but for
-// a few that a parser must tolerate).
+// The config.json files of the released models, as their repositories carry them (keys without
+// effect left out but for a few that a parser must tolerate).
 #pragma once
 
 namespace shoal {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that a safetensors file is believed only when it is whole: written files read back to the byte; each kind of
-// damage gives one error that names the file and the tensor; random damage to a real shard never does worse.
+// Shows that a safetensors file is believed only when it is whole: written files read back to the
+// byte; each kind of damage gives one error that names the file and the tensor; random damage to a
+// real shard never does worse.
 #include "engine/weights/safetensors.h"
 
 #include <cstring>
@@ -52,18 +53,31 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Damage{"", "want at least 8 bytes, found 0"}, Damage{"1234567", "want at least 8 bytes"},
         Damage{std::string(8, '\xff'), "its header says it has 18446744073709551615 bytes"},
-        Damage{FileOf(kOne, 8).substr(0, 30), "truncated"}, Damage{FileOf(kOne, 7), "a: truncated: its data end"},
-        Damage{FileOf(kOne, 9), "want 8 bytes of data, found 9"}, Damage{FileOf("not json", 0), "not valid JSON"},
-        Damage{FileOf("[]", 0), "not a JSON object"}, Damage{FileOf(R"({"a": 5})", 0), "a: want dtype"},
+        Damage{FileOf(kOne, 8).substr(0, 30), "truncated"},
+        Damage{FileOf(kOne, 7), "a: truncated: its data end"},
+        Damage{FileOf(kOne, 9), "want 8 bytes of data, found 9"},
+        Damage{FileOf("not json", 0), "not valid JSON"},
+        Damage{FileOf("[]", 0), "not a JSON object"},
+        Damage{FileOf(R"({"a": 5})", 0), "a: want dtype"},
         Damage{FileOf(R"({"a": {"dtype": "F32", "shape": [2]}})", 8), "a: want dtype"},
-        Damage{FileOf(R"({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}})", 8), "a: shape"},
-        Damage{FileOf(R"({"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 8]}})", 8), "a: shape"},
-        Damage{FileOf(R"({"a": {"dtype": "F32", "shape": [4294967296, 4294967296, 4], "data_offsets": [0, 8]}})", 8),
-               "overflows"},
-        Damage{FileOf(R"({"a": {"dtype": "F32", "shape": [9223372036854775807], "data_offsets": [0, 8]}})", 8),
-               "want 9223372036854775807 elements"},
-        Damage{FileOf(R"({"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}})", 8), "ascending"},
-        Damage{FileOf(R"({"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}})", 8), "data_offsets"},
+        Damage{FileOf(R"({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}})", 8),
+               "a: shape"},
+        Damage{FileOf(R"({"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 8]}})", 8),
+               "a: shape"},
+        Damage{
+            FileOf(
+                R"({"a": {"dtype": "F32", "shape": [4294967296, 4294967296, 4], "data_offsets": [0, 8]}})",
+                8),
+            "overflows"},
+        Damage{
+            FileOf(
+                R"({"a": {"dtype": "F32", "shape": [9223372036854775807], "data_offsets": [0, 8]}})",
+                8),
+            "want 9223372036854775807 elements"},
+        Damage{FileOf(R"({"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}})", 8),
+               "ascending"},
+        Damage{FileOf(R"({"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}})", 8),
+               "data_offsets"},
         Damage{FileOf(R"({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}})", 8),
                "a: want 3 elements of F32, found 8 bytes"},
         Damage{FileOf(R"({"a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]},
@@ -91,16 +105,21 @@ TEST(Safetensors, WrittenFilesReadBack) {
     EXPECT_EQ(entry.shape, tensor.shape);
     EXPECT_EQ(entry.dtype, tensor.dtype);
     const auto data = (*file)->Data(entry);
-    EXPECT_TRUE(std::equal(data.begin(), data.end(), tensor.data.begin(), tensor.data.end())) << name;
+    EXPECT_TRUE(std::equal(data.begin(), data.end(), tensor.data.begin(), tensor.data.end()))
+        << name;
   }
 }
 
 TEST(Safetensors, AbandonedWriterLeavesNothing) {
   CheckpointCopy copy("odd");
-  { ASSERT_TRUE(SafetensorsWriter::Create(copy.Path("x.safetensors"), {{"a", DType::kF32, {2}}}).ok()); }
+  {
+    ASSERT_TRUE(
+        SafetensorsWriter::Create(copy.Path("x.safetensors"), {{"a", DType::kF32, {2}}}).ok());
+  }
   EXPECT_FALSE(std::filesystem::exists(copy.Path("x.safetensors.tmp")));
   EXPECT_FALSE(std::filesystem::exists(copy.Path("x.safetensors")));
-  EXPECT_EQ(SafetensorsWriter::Create("/no/such/folder/x", {}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(SafetensorsWriter::Create("/no/such/folder/x", {}).status().code(),
+            absl::StatusCode::kNotFound);
 }
 
 TEST(Safetensors, NotAFile) {
@@ -108,7 +127,8 @@ TEST(Safetensors, NotAFile) {
   EXPECT_EQ(SafetensorsFile::Open("/tmp").status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-// Whatever opens after damage has tensors that lie within the file; reading them all must not fault.
+// Whatever opens after damage has tensors that lie within the file; reading them all must not
+// fault.
 TEST(Safetensors, RandomDamageToTheHeaderIsHarmless) {
   CheckpointCopy copy("odd");
   copy.WriteSingle();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that a plan computes every row of every prompt once and in order, within its budget, on ranks that make the same
-// number of steps, in blocks no two prompts of a rank share.
+// Shows that a plan computes every row of every prompt once and in order, within its budget, on
+// ranks that make the same number of steps, in blocks no two prompts of a rank share.
 #include "deploy/shoal/score_plan.h"
 
 #include <random>

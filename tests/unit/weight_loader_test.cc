@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that a rank touches the tensors it owns and no others, in bytes, and that every way in which a directory can fail
-// to be the model its config promises is one error with tensor, wanted and found.
-#include "engine/weights/loader.h"
-
+// Shows that a rank touches the tensors it owns and no others, in bytes, and that every way in
+// which a directory can fail to be the model its config promises is one error with tensor, wanted
+// and found.
 #include <cstring>
 #include <filesystem>
 #include <string>
@@ -11,6 +10,7 @@
 #include "engine/device/reference/reference_kernels.h"
 #include "engine/model/model.h"
 #include "engine/parallel/local.h"
+#include "engine/weights/loader.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/checkpoint_copy.h"
@@ -66,7 +66,8 @@ TEST(WeightLoader, RanksShareTheExpertsAndReadNoOthers) {
     int64_t experts = 0;
     for (const auto& [name, tensor] : copy.tensors) {
       if (name.rfind(mtp, 0) == 0) continue;
-      (name.find(".experts.") == std::string::npos ? everywhere : experts) += static_cast<int64_t>(tensor.data.size());
+      (name.find(".experts.") == std::string::npos ? everywhere : experts) +=
+          static_cast<int64_t>(tensor.data.size());
     }
     for (int ranks : {1, 2, 3, 8}) {
       int64_t read = 0;
@@ -78,7 +79,8 @@ TEST(WeightLoader, RanksShareTheExpertsAndReadNoOthers) {
         most = std::max(most, *bytes);
       }
       EXPECT_EQ(read, everywhere * ranks + experts);
-      EXPECT_LE(most, everywhere + experts / ranks + experts / 4);  // shares differ by an expert at most
+      EXPECT_LE(most,
+                everywhere + experts / ranks + experts / 4);  // shares differ by an expert at most
     }
   }
 }
@@ -126,7 +128,9 @@ class BrokenCheckpoint : public ::testing::Test {
 };
 
 TEST_F(BrokenCheckpoint, NothingThere) {
-  Expect(kMissing, "want model.safetensors.index.json or model.safetensors, found 0 other .safetensors files");
+  Expect(
+      kMissing,
+      "want model.safetensors.index.json or model.safetensors, found 0 other .safetensors files");
 }
 
 TEST_F(BrokenCheckpoint, ShardsWithoutIndex) {
@@ -143,15 +147,16 @@ TEST_F(BrokenCheckpoint, MissingShard) {
 
 TEST_F(BrokenCheckpoint, TruncatedShard) {
   copy_.WriteShards();
-  std::filesystem::resize_file(copy_.Path(CheckpointCopy::kShards[1]),
-                               std::filesystem::file_size(copy_.Path(CheckpointCopy::kShards[1])) - 1);
+  std::filesystem::resize_file(
+      copy_.Path(CheckpointCopy::kShards[1]),
+      std::filesystem::file_size(copy_.Path(CheckpointCopy::kShards[1])) - 1);
   Expect(kInvalid, "truncated");
 }
 
 TEST_F(BrokenCheckpoint, IndexThatIsNone) {
   copy_.WriteShards();
-  for (const char* text : {"", "[]", "{}", "{\"weight_map\": 5}", "{\"weight_map\": {}}", "{\"weight_map\": {\"a\": 7}}",
-                           "{\"weight_map\": {\"a\": \"../x\"}}"}) {
+  for (const char* text : {"", "[]", "{}", "{\"weight_map\": 5}", "{\"weight_map\": {}}",
+                           "{\"weight_map\": {\"a\": 7}}", "{\"weight_map\": {\"a\": \"../x\"}}"}) {
     copy_.WriteText("model.safetensors.index.json", text);
     Expect(kInvalid, "model.safetensors.index.json");
   }
@@ -160,14 +165,17 @@ TEST_F(BrokenCheckpoint, IndexThatIsNone) {
 TEST_F(BrokenCheckpoint, IndexPlacesATensorWrongly) {
   copy_.WriteShards();
   std::string index = copy_.ReadText("model.safetensors.index.json");
-  index.insert(index.size() - 2, absl::StrCat(", \"model.extra\": \"", CheckpointCopy::kShards[0], "\""));
+  index.insert(index.size() - 2,
+               absl::StrCat(", \"model.extra\": \"", CheckpointCopy::kShards[0], "\""));
   copy_.WriteText("model.safetensors.index.json", index);
-  Expect(kInvalid, "model.extra: the index wants it in model-00001-of-00002.safetensors, found nowhere");
+  Expect(kInvalid,
+         "model.extra: the index wants it in model-00001-of-00002.safetensors, found nowhere");
 }
 
 TEST_F(BrokenCheckpoint, TheSameTensorInTwoShards) {
   copy_.WriteShards();
-  std::filesystem::copy_file(copy_.Path(CheckpointCopy::kShards[0]), copy_.Path(CheckpointCopy::kShards[1]),
+  std::filesystem::copy_file(copy_.Path(CheckpointCopy::kShards[0]),
+                             copy_.Path(CheckpointCopy::kShards[1]),
                              std::filesystem::copy_options::overwrite_existing);
   Expect(kInvalid, "both in");
 }

@@ -56,8 +56,7 @@ class ReferenceKernels final : public Kernels {
 
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) override {
     const size_t wanted = std::max<size_t>(bytes, 1);
-    void* data =
-        mmap(nullptr, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* data = mmap(nullptr, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) {
       return absl::ResourceExhaustedError(absl::StrCat("want ", bytes, " bytes of host memory"));
     }

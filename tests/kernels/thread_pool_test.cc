@@ -48,6 +48,26 @@ TEST(ThreadPoolTest, SleepingHelpersWake) {
   }
 }
 
+// A helper that is late for a loop may look at the pool while the next loop, which has more chunks,
+// is being written. It must not claim any of them by the number of the loop it was late for.
+TEST(ThreadPoolTest, LateHelpersFindNothingToDo) {
+  cpu::ThreadPool pool(2);
+  constexpr int kLoops = 1 << 20;
+  std::atomic<int64_t> foreign{0};
+  for (int loop = 0; loop < kLoops; ++loop) {
+    const int64_t items = loop % 2 == 0 ? 2 : 64;
+    int64_t counts[2] = {};  // of each thread
+    std::atomic<bool> open{true};
+    pool.For(items, 1, [&, items](int64_t begin, int64_t end, int thread) {
+      if (!open.load(std::memory_order_relaxed) || begin >= end || end > items) ++foreign;
+      counts[thread] += end - begin;
+    });
+    open = false;
+    ASSERT_EQ(counts[0] + counts[1], items) << "loop " << loop;
+    ASSERT_EQ(foreign, 0) << "loop " << loop;
+  }
+}
+
 TEST(ThreadPoolTest, ChunksMayBeMany) {
   cpu::ThreadPool pool(2);
   std::atomic<int64_t> sum{0};

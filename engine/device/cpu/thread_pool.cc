@@ -65,11 +65,15 @@ void ThreadPool::Run(int64_t items, int64_t grain, Function function, const void
     chunks = (items + grain - 1) / grain;
   }
   const uint64_t generation = (ticket_.load(std::memory_order_relaxed) >> kChunkBits) + 1;
-  function_.store(function, std::memory_order_relaxed);
-  context_.store(context, std::memory_order_relaxed);
-  items_.store(items, std::memory_order_relaxed);
-  grain_.store(grain, std::memory_order_relaxed);
-  chunks_.store(chunks, std::memory_order_relaxed);
+  // From here until the last of these stores nothing can be claimed: a helper that is late for the
+  // previous loop and has seen any of the new values (released here, acquired there) finds that the
+  // ticket it read is not there any more.
+  ticket_.store(generation << kChunkBits | kChunkMask, std::memory_order_relaxed);
+  function_.store(function, std::memory_order_release);
+  context_.store(context, std::memory_order_release);
+  items_.store(items, std::memory_order_release);
+  grain_.store(grain, std::memory_order_release);
+  chunks_.store(chunks, std::memory_order_release);
   done_.store(0, std::memory_order_relaxed);
   ticket_.store(generation << kChunkBits, std::memory_order_release);
   started_.fetch_add(1);  // sequentially consistent with a helper's count of
@@ -92,17 +96,17 @@ void ThreadPool::Work(uint64_t generation, int thread) {
   for (;;) {
     uint64_t ticket = ticket_.load(std::memory_order_acquire);
     const auto chunk = static_cast<int64_t>(ticket & kChunkMask);
-    const Function function = function_.load(std::memory_order_relaxed);
-    const void* context = context_.load(std::memory_order_relaxed);
-    const int64_t items = items_.load(std::memory_order_relaxed);
-    const int64_t grain = grain_.load(std::memory_order_relaxed);
-    const int64_t chunks = chunks_.load(std::memory_order_relaxed);
+    const Function function = function_.load(std::memory_order_acquire);
+    const void* context = context_.load(std::memory_order_acquire);
+    const int64_t items = items_.load(std::memory_order_acquire);
+    const int64_t grain = grain_.load(std::memory_order_acquire);
+    const int64_t chunks = chunks_.load(std::memory_order_acquire);
     if (ticket >> kChunkBits != generation || chunk >= chunks) return;
     // Long runs first, since neighbours in memory are read faster; single chunks at the end, so
     // that all threads finish together.
     const int64_t claimed = std::max<int64_t>(1, (chunks - chunk) / (kRunDivisor * threads()));
-    // Success proves that the loop is still the one just read: it cannot end before these chunks
-    // have run.
+    // Success proves that all was read from the loop of this ticket: writing the next one begins by
+    // changing it, and cannot begin before these chunks have run.
     if (!ticket_.compare_exchange_weak(ticket, ticket + static_cast<uint64_t>(claimed),
                                        std::memory_order_acq_rel)) {
       continue;

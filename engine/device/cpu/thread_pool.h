@@ -53,7 +53,7 @@ class ThreadPool {
   void Work(uint64_t generation, int thread);
 
   // The loop in progress. A helper may read these while the next loop is being written; it then
-  // fails to claim.
+  // fails to claim, because the ticket is closed before the first of them changes.
   std::atomic<Function> function_{nullptr};
   std::atomic<const void*> context_{nullptr};
   std::atomic<int64_t> items_{0};

@@ -49,6 +49,10 @@ absl::Status WithErrorCode(absl::Status status, absl::string_view code) {
   return status;
 }
 
+absl::Status DrainingError() {
+  return WithErrorCode(absl::UnavailableError("draining: the server is shutting down"), "draining");
+}
+
 int HttpStatusOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:

@@ -20,6 +20,9 @@ absl::Status FieldError(absl::string_view param, absl::string_view message,
 // The same error with OpenAI's code attached.
 absl::Status WithErrorCode(absl::Status status, absl::string_view code);
 
+// Unavailable (503): this server takes no new work, because it is about to end.
+absl::Status DrainingError();
+
 // 400 InvalidArgument, 401 Unauthenticated, 404 NotFound, 429 ResourceExhausted, 503 Unavailable,
 // 504 DeadlineExceeded, 501 Unimplemented, 500 everything else.
 int HttpStatusOf(const absl::Status& status);

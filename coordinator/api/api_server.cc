@@ -5,7 +5,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <atomic>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -32,6 +31,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr absl::Duration kNotReadyRetryAfter = absl::Seconds(2);
+constexpr absl::Duration kLastWords = absl::Seconds(1);  // for errors to reach clients at the end
 
 // 128 random bits.
 std::string UniqueName(absl::string_view prefix) {
@@ -97,8 +97,16 @@ class ApiServer::State : public HttpHandler {
   }
 
   void Stop(absl::Time deadline) {
-    draining_.store(true);
-    http_->Stop(deadline);
+    table_.Close();
+    if (!table_.WaitEmpty(deadline)) {
+      for (const auto& stream : table_.Streams()) {
+        stream->Interrupt(WithErrorCode(
+            absl::UnavailableError("the server is shutting down, and this request was not done "
+                                   "when its time to drain was over"),
+            "draining"));
+      }
+    }
+    http_->Stop(std::max(deadline, absl::Now() + kLastWords));
   }
 
   std::string address() const { return http_->address(); }
@@ -132,7 +140,7 @@ class ApiServer::State : public HttpHandler {
                const std::shared_ptr<HttpExchange>& exchange) {
     const absl::string_view path = request.path;
     // Probes ask without a key.
-    if (path == "/health") return Get(request, "/health", [] { return JsonResponse("{}"); });
+    if (path == "/health") return Get(request, "/health", [this] { return Health(); });
     if (path == "/ready") return Get(request, "/ready", [this] { return Ready(); });
     if (!keys_.Allow(request.Header("authorization"))) {
       return {"other", ErrorResponse(WithErrorCode(
@@ -198,11 +206,16 @@ class ApiServer::State : public HttpHandler {
 
   // Why no new request can be taken now; OK if one can.
   absl::Status CanServe() {
-    if (draining_.load()) return absl::UnavailableError("the server is shutting down");
+    if (table_.closed()) return DrainingError();
     if (!cluster_.Snapshot().serving) {
       return absl::UnavailableError("the cluster is not ready: workers are missing or loading");
     }
     return absl::OkStatus();
+  }
+
+  // The process is alive and should not be killed, whether it takes requests or not.
+  HttpResponse Health() {
+    return JsonResponse(table_.closed() ? R"({"status":"draining"})" : R"({"status":"ok"})");
   }
 
   HttpResponse Ready() {
@@ -274,7 +287,6 @@ class ApiServer::State : public HttpHandler {
   ApiMetrics metrics_;
   RequestTable table_;
   const absl::Time started_;
-  std::atomic<bool> draining_{false};
   const std::unique_ptr<HttpServer> http_;  // last: its threads use all of the above
 };
 

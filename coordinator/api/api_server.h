@@ -34,9 +34,10 @@ class ApiServer : public EmissionSink {
   // "http://127.0.0.1:43215" or "https://...": the bound address, its port resolved.
   std::string address() const;
 
-  // Drains: refuses new work (503) at once, lets running requests finish until `deadline`, then
-  // cancels them and closes every connection. Blocks; any thread but the core's; a second call
-  // returns when the first is done.
+  // Drains: refuses new completions (503) at once, answers everything else as ever (so that probes
+  // and operators see it), and lets running requests finish until `deadline`. Those that did not
+  // end with an error; then the listener and every connection are closed. Blocks; any thread but
+  // the core's; a second call returns when the first is done.
   void Stop(absl::Time deadline);
 
   // EmissionSink, called from the core's thread: only enqueue.

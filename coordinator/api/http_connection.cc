@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // See http_connection_internal.h. One read is always pending while there is room for its bytes, so
-// that a client that goes away is noticed even while its answer is being made. End of input counts
-// as gone: a client that half-closes its connection gives up its answer.
+// that a client that goes away is noticed even while its answer is being made. End of input may mean
+// that the client is gone, or that it has sent all it will and waits (nc -N): the next bytes to it
+// tell, because a closed socket answers them with a reset. If none are due, an interim 100 is sent.
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -29,9 +30,24 @@ constexpr size_t kPipelineBytes = 64 << 10;
 // way.
 constexpr absl::Duration kLinger = absl::Seconds(2);
 constexpr size_t kLingerBytes = 64 << 20;
+// How long a client that ended its input waits for its answer before we ask whether it is there.
+// Most answers are out by then, and need no interim one in front.
+constexpr absl::Duration kProbeAfter = absl::Milliseconds(250);
+constexpr absl::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 
 std::chrono::nanoseconds ToChrono(absl::Duration duration) {
   return absl::ToChronoNanoseconds(std::min(duration, absl::Hours(24 * 365)));
+}
+
+// The path of a request's target, which may be in absolute form (RFC 9112 section 3.2.2).
+absl::string_view PathOf(absl::string_view target) {
+  target = target.substr(0, target.find('?'));
+  for (const absl::string_view scheme : {"http://", "https://"}) {
+    if (!absl::StartsWithIgnoreCase(target, scheme)) continue;
+    const size_t slash = target.find('/', scheme.size());
+    return slash == absl::string_view::npos ? "/" : target.substr(slash);
+  }
+  return target;
 }
 
 std::string HttpDate() {
@@ -84,7 +100,8 @@ void HttpConnection::Drain() {
 }
 
 void HttpConnection::Kill() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->Close(); });
+  asio::post(socket_.get_executor(),
+             [self = shared_from_this()] { self->Close(HttpLoss::kStopped); });
 }
 
 // --- Reading
@@ -110,10 +127,11 @@ void HttpConnection::OnRead(ErrorCode error, size_t bytes) {
   if (phase_ == Phase::kClosed) return;
   if (error) {
     end_of_input_ = true;
-    keep_alive_ = false;
-    // A finished answer still goes out; nobody waits for an unfinished one.
-    if (phase_ != Phase::kResponding || !answer_finished_) Close();
-    return;
+    // A finished answer still goes out; who has only ended its input also gets an unfinished one.
+    if (phase_ != Phase::kResponding) return Close();
+    if (answer_finished_) return;
+    if (error != asio::error::eof) return Close();
+    return AwaitReset();
   }
   if (phase_ == Phase::kLingering) {
     lingered_ += bytes;
@@ -169,10 +187,15 @@ void HttpConnection::Process() {
     if (parser_->is_header_done() && phase_ == Phase::kHeader) {
       phase_ = Phase::kBody;
       ArmReadDeadline(options_.body_timeout);
+      if (const size_t hosts = parser_->get().count(http::field::host);
+          hosts != 1 && parser_->get().version() >= 11) {
+        return FailRequest(
+            400, absl::StrCat("malformed HTTP: want one Host header, found ", hosts));
+      }
       const auto expect = parser_->get()[http::field::expect];
       if (!parser_->is_done() &&
           absl::EqualsIgnoreCase(absl::string_view(expect.data(), expect.size()), "100-continue")) {
-        Queue("HTTP/1.1 100 Continue\r\n\r\n");
+        Queue(kContinue);
         Flush();
       }
       continue;
@@ -190,7 +213,7 @@ void HttpConnection::Dispatch() {
   parser_.reset();
   request.method = std::string(message.method_string());
   const absl::string_view target(message.target().data(), message.target().size());
-  request.path = std::string(target.substr(0, target.find('?')));
+  request.path = std::string(PathOf(target));
   for (const auto& field : message) {
     request.headers.emplace_back(absl::AsciiStrToLower(absl::string_view(
                                      field.name_string().data(), field.name_string().size())),
@@ -203,6 +226,8 @@ void HttpConnection::Dispatch() {
   http_1_0_ = message.version() == 10;
   head_request_ = request.method == "HEAD";
   answer_finished_ = false;
+  head_out_ = false;
+  if (end_of_input_) ArmReadDeadline(kProbeAfter);
   exchange_ = std::make_shared<Exchange>(shared_from_this());
   const std::shared_ptr<Exchange> exchange = exchange_;
   exchange->Call([&] { handler_.OnRequest(std::move(request), exchange); });
@@ -216,6 +241,7 @@ void HttpConnection::FailRequest(int status, const std::string& message) {
   http_1_0_ = false;
   head_request_ = false;
   answer_finished_ = false;
+  head_out_ = false;
   exchange_ = std::make_shared<Exchange>(shared_from_this());
   std::shared_ptr<Exchange>(exchange_)->Respond(handler_.ProtocolError(status, message));
 }
@@ -224,7 +250,8 @@ void HttpConnection::FailRequest(int status, const std::string& message) {
 // --------------------------------------------------------------------------------------------------------
 
 void HttpConnection::WriteHead(const HttpResponse& head, std::optional<size_t> content_length) {
-  if (draining_) keep_alive_ = false;
+  if (draining_ || (end_of_input_ && input_.size() == 0)) keep_alive_ = false;
+  head_out_ = true;
   chunked_ = !content_length && !http_1_0_;
   if (!content_length && http_1_0_) keep_alive_ = false;  // the end of the connection ends the body
   const auto reason = http::obsolete_reason(http::int_to_status(head.status));
@@ -243,9 +270,19 @@ void HttpConnection::WriteHead(const HttpResponse& head, std::optional<size_t> c
   }
   text += "\r\n";
   Queue(text);
+  queued_head_ = queued_.size();
 }
 
 void HttpConnection::Queue(absl::string_view bytes) { queued_.append(bytes.data(), bytes.size()); }
+
+void HttpConnection::QueuePiece(absl::string_view piece) {
+  if (piece.empty() || head_request_) return;
+  if (chunked_) Queue(absl::StrCat(absl::Hex(piece.size()), "\r\n"));
+  Queue(piece);
+  if (chunked_) Queue("\r\n");
+}
+
+void HttpConnection::DropQueued() { queued_.resize(queued_head_); }
 
 void HttpConnection::FinishAnswer() {
   answer_finished_ = true;
@@ -259,6 +296,7 @@ void HttpConnection::Flush() {
     return;
   }
   writing_.swap(queued_);
+  queued_head_ = 0;
   WriteSome();
 }
 
@@ -297,6 +335,7 @@ void HttpConnection::AnswerSent() {
   asio::post(socket_.get_executor(), [self = shared_from_this()] {
     if (self->phase_ != Phase::kIdle) return;
     self->Process();
+    if (self->end_of_input_ && self->phase_ != Phase::kResponding) return self->CloseGracefully();
     self->Read();
   });
 }
@@ -321,8 +360,10 @@ void HttpConnection::OnReadDeadline() {
     case Phase::kBody:
       return FailRequest(408, absl::StrCat("the body did not arrive within ",
                                            absl::FormatDuration(options_.body_timeout)));
-    case Phase::kResponding:
-      return;
+    case Phase::kResponding:  // only armed at the end of input
+      if (head_out_ || http_1_0_) return;  // the answer's next bytes tell; 1.0 knows no interim ones
+      Queue(kContinue);
+      return Flush();
     default:
       return Close();
   }
@@ -332,7 +373,14 @@ void HttpConnection::ArmWriteDeadline() {
   write_timer_.expires_after(ToChrono(options_.write_timeout));
   write_timer_.async_wait([self = shared_from_this()](ErrorCode error) {
     if (error || self->write_timer_.expiry() > std::chrono::steady_clock::now()) return;
-    if (!self->writing_.empty()) self->Close();
+    if (!self->writing_.empty()) self->Close(HttpLoss::kSlowClient);
+  });
+}
+
+void HttpConnection::AwaitReset() {
+  ArmReadDeadline(kProbeAfter);
+  socket_.async_wait(Socket::wait_error, [self = shared_from_this()](ErrorCode error) {
+    if (!error) self->Close();
   });
 }
 
@@ -347,10 +395,11 @@ void HttpConnection::CloseGracefully() {
   }
   ErrorCode ignored;
   socket_.shutdown(Socket::shutdown_send, ignored);
+  if (end_of_input_) return Close();  // both halves are: nothing to listen to
   Read();
 }
 
-void HttpConnection::Close() {
+void HttpConnection::Close(HttpLoss why) {
   if (phase_ == Phase::kClosed) return;
   phase_ = Phase::kClosed;
   read_timer_.cancel();
@@ -358,7 +407,7 @@ void HttpConnection::Close() {
   ErrorCode ignored;
   socket_.close(ignored);
   set_.Remove(this);
-  if (const std::shared_ptr<Exchange> exchange = std::move(exchange_)) exchange->Lose();
+  if (const std::shared_ptr<Exchange> exchange = std::move(exchange_)) exchange->Lose(why);
 }
 
 }  // namespace shoal

@@ -58,6 +58,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   // Answer side, called by the exchange under way.
   void WriteHead(const HttpResponse& head, std::optional<size_t> content_length);
   void Queue(absl::string_view bytes);
+  void QueuePiece(absl::string_view piece);  // of a streamed answer
+  void DropQueued();                         // pieces that are not being written yet
   void FinishAnswer();
   void Flush();
   void WriteSome();
@@ -67,8 +69,9 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void ArmReadDeadline(absl::Duration timeout);
   void OnReadDeadline();
   void ArmWriteDeadline();
+  void AwaitReset();
   void CloseGracefully();
-  void Close();
+  void Close(HttpLoss why = HttpLoss::kClientGone);
 
   const HttpServerOptions& options_;
   HttpHandler& handler_;
@@ -85,7 +88,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::array<char, 16 << 10> read_;
   boost::beast::flat_buffer input_;
   bool reading_ = false;
-  bool end_of_input_ = false;
+  bool end_of_input_ = false;  // the client closed, or only its sending half
   size_t lingered_ = 0;  // bytes dropped since the last answer
   std::optional<Parser> parser_;
 
@@ -95,10 +98,12 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool http_1_0_ = false;
   bool keep_alive_ = false;
   bool chunked_ = false;
+  bool head_out_ = false;  // of the answer
   bool answer_finished_ = false;
   std::string writing_;  // bytes being written
   size_t written_ = 0;
-  std::string queued_;  // bytes to write next
+  std::string queued_;       // bytes to write next
+  size_t queued_head_ = 0;   // of those, the answer's head and what is before it
 };
 
 }  // namespace shoal

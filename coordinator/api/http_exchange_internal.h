@@ -37,22 +37,15 @@ class HttpConnection::Exchange : public HttpExchange,
     connection_->Flush();
   }
 
-  void Write(absl::string_view piece) override {
-    if (!connection_ || piece.empty() || connection_->head_request_) return;
-    if (connection_->chunked_) {
-      connection_->Queue(absl::StrCat(absl::Hex(piece.size()), "\r\n"));
-      connection_->Queue(piece);
-      connection_->Queue("\r\n");
-    } else {
-      connection_->Queue(piece);
-    }
+  bool Write(absl::string_view piece) override {
+    if (!connection_) return true;
+    // What waits already counts, not the piece: a long echo is no fault of the client's.
     const size_t unsent =
         connection_->writing_.size() - connection_->written_ + connection_->queued_.size();
-    if (unsent > connection_->options_.max_write_buffer_bytes) {
-      connection_->Close();
-    } else {
-      connection_->Flush();
-    }
+    if (unsent > connection_->options_.max_write_buffer_bytes) return false;
+    connection_->QueuePiece(piece);
+    connection_->Flush();
+    return true;
   }
 
   void Finish() override {
@@ -65,13 +58,21 @@ class HttpConnection::Exchange : public HttpExchange,
     connection->FinishAnswer();
   }
 
-  void Abort() override {
-    if (connection_) connection_->Close();
+  void Cut(absl::string_view last) override {
+    if (!connection_) return;
+    connection_->DropQueued();
+    connection_->QueuePiece(last);
+    connection_->keep_alive_ = false;
+    Finish();
   }
 
-  void OnClosed(std::function<void()> closed) override {
+  void Abort() override {
+    if (connection_) connection_->Close(HttpLoss::kFailed);
+  }
+
+  void OnClosed(std::function<void(HttpLoss)> closed) override {
     if (lost_) {
-      Post(std::move(closed));
+      Post([closed = std::move(closed), why = *lost_] { closed(why); });
     } else if (connection_) {
       closed_ = std::move(closed);
     }
@@ -100,20 +101,20 @@ class HttpConnection::Exchange : public HttpExchange,
   }
 
   // The connection is gone and the answer was not finished.
-  void Lose() {
-    lost_ = true;
+  void Lose(HttpLoss why) {
+    lost_ = why;
     const std::shared_ptr<HttpConnection> connection = std::move(connection_);
     // Not from within the call that found out: the handler may be in the middle of a Write.
-    if (closed_) Post(std::exchange(closed_, nullptr));
+    if (closed_) OnClosed(std::exchange(closed_, nullptr));
   }
 
  private:
   boost::asio::any_io_executor strand_;
   std::shared_ptr<HttpConnection>
       connection_;  // null once the answer is finished or the client lost
-  std::function<void()> closed_;
+  std::function<void(HttpLoss)> closed_;
   bool streaming_ = false;
-  bool lost_ = false;
+  std::optional<HttpLoss> lost_;
 };
 
 }  // namespace shoal

@@ -18,7 +18,7 @@ namespace shoal {
 
 struct HttpRequest {
   std::string method;  // "GET", as sent
-  std::string path;    // target up to '?', not percent-decoded
+  std::string path;    // target up to '?', not percent-decoded, without "http://HOST" in front
   std::vector<std::pair<std::string, std::string>> headers;  // names in lower case, in order
   std::string body;
   std::string peer;  // "ADDRESS:PORT"
@@ -35,6 +35,14 @@ struct HttpResponse {
   std::string body;
 };
 
+// Why a connection ended before its answer did.
+enum class HttpLoss {
+  kClientGone,  // closed or reset by the client
+  kSlowClient,  // took no byte within the write timeout
+  kStopped,     // HttpServer::Stop ran out of patience
+  kFailed,      // the handler threw, or called Abort
+};
+
 // One request waiting for its answer. Everything about it happens on one strand (no two callbacks
 // at a time): the handler's call, functions given to Post and PostAfter, and OnClosed's. Only Post
 // and PostAfter may be called from elsewhere; both still run their function when the connection is
@@ -46,18 +54,23 @@ class HttpExchange {
   // Either the whole answer at once ...
   virtual void Respond(HttpResponse response) = 0;
   // ... or its head, then pieces (sent at once), then Finish. Calls after the connection was lost
-  // do nothing. A client that lets more than max_write_buffer_bytes pile up is disconnected.
+  // do nothing.
   virtual void StartStream(HttpResponse head) = 0;
-  virtual void Write(absl::string_view piece) = 0;
+  // False: more than max_write_buffer_bytes wait for the client to read them, and this piece was
+  // not taken; there is nothing left but to Cut.
+  [[nodiscard]] virtual bool Write(absl::string_view piece) = 0;
   virtual void Finish() = 0;
+  // Finish for a client that is too slow: pieces not yet on their way are dropped, `last` follows
+  // those that are, then the connection ends, at the latest after the write timeout.
+  virtual void Cut(absl::string_view last) = 0;
 
   // Ends the connection with whatever of the answer has gone out: an answer that broke in the
   // middle must not look complete.
   virtual void Abort() = 0;
 
-  // `closed` runs once, never from within another call, if the connection is lost (the client went,
-  // or was cut) before the answer is finished; soon, if it already is. Replaces an earlier one.
-  virtual void OnClosed(std::function<void()> closed) = 0;
+  // `closed` runs once, never from within another call, if the connection is lost before the answer
+  // is finished; soon, if it already is. Replaces an earlier one.
+  virtual void OnClosed(std::function<void(HttpLoss)> closed) = 0;
 
   virtual void Post(std::function<void()> function) = 0;
   virtual void PostAfter(absl::Duration delay, std::function<void()> function) = 0;

@@ -8,6 +8,8 @@
 #include <random>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "coordinator/api/api_error.h"
 #include "coordinator/api/sse.h"
@@ -18,6 +20,7 @@ namespace {
 constexpr absl::Duration kCancelRetry = absl::Milliseconds(20);
 constexpr int kCancelAttempts = 1500;  // half a minute; by then the coordinator is gone
 constexpr absl::Duration kBusyRetryAfter = absl::Seconds(1);
+constexpr int kTooSlow = 408;  // logged and counted for a client that does not read
 
 uint64_t RandomSeed() {
   std::random_device device;
@@ -26,8 +29,9 @@ uint64_t RandomSeed() {
 
 }  // namespace
 
-RequestId RequestTable::Add(std::shared_ptr<RequestStream> stream, int prompt) {
+std::optional<RequestId> RequestTable::Add(std::shared_ptr<RequestStream> stream, int prompt) {
   absl::MutexLock lock(&mutex_);
+  if (closed_) return std::nullopt;
   last_ = last_.Next();
   entries_[last_] = {std::move(stream), prompt};
   return last_;
@@ -55,6 +59,29 @@ void RequestTable::Clear() {
   entries.swap(entries_);
 }
 
+void RequestTable::Close() {
+  absl::MutexLock lock(&mutex_);
+  closed_ = true;
+}
+
+bool RequestTable::closed() const {
+  absl::MutexLock lock(&mutex_);
+  return closed_;
+}
+
+bool RequestTable::WaitEmpty(absl::Time deadline) const {
+  const auto empty = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return entries_.empty(); };
+  absl::MutexLock lock(&mutex_);
+  return mutex_.AwaitWithDeadline(absl::Condition(&empty), deadline);
+}
+
+std::vector<std::shared_ptr<RequestStream>> RequestTable::Streams() const {
+  absl::flat_hash_set<std::shared_ptr<RequestStream>> streams;
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [id, entry] : entries_) streams.insert(entry.stream);
+  return {streams.begin(), streams.end()};
+}
+
 RequestStream::RequestStream(const RequestServices& services, ApiRequest request,
                              std::shared_ptr<HttpExchange> exchange, std::string id,
                              std::string request_id, std::string endpoint)
@@ -79,14 +106,13 @@ RequestStream::RequestStream(const RequestServices& services, ApiRequest request
 }
 
 void RequestStream::Start() {
-  exchange_->OnClosed([self = shared_from_this()] {
-    if (self->ended_) return;
-    self->CancelAll();
-    self->End(499, "cancelled");
-  });
+  exchange_->OnClosed([self = shared_from_this()](HttpLoss why) { self->OnLost(why); });
   for (size_t i = 0; i < prompts_.size(); ++i) {
     Prompt& prompt = prompts_[i];
-    prompt.id = services_.table.Add(shared_from_this(), static_cast<int>(i));
+    const std::optional<RequestId> id =
+        services_.table.Add(shared_from_this(), static_cast<int>(i));
+    if (!id) return Fail(DrainingError(), kBusyRetryAfter);
+    prompt.id = *id;
     prompt.running = true;
     prompt.unfinished = request_.n;
     Request request;
@@ -119,6 +145,27 @@ void RequestStream::Deliver(int prompt, Reject reject) {
   });
 }
 
+void RequestStream::Interrupt(absl::Status why) {
+  exchange_->Post([self = shared_from_this(), why = std::move(why)] {
+    if (!self->ended_) self->Fail(why, kBusyRetryAfter);
+  });
+}
+
+void RequestStream::OnLost(HttpLoss why) {
+  if (ended_) return;
+  CancelAll();
+  switch (why) {
+    case HttpLoss::kClientGone:
+      return End(499, "cancelled", "the client closed its connection");
+    case HttpLoss::kSlowClient:
+      return End(kTooSlow, "error", "the client took no byte of its answer for too long");
+    case HttpLoss::kStopped:
+      return End(503, "error", "the server stopped");
+    case HttpLoss::kFailed:
+      return End(500, "error", "the answer could not be made");
+  }
+}
+
 void RequestStream::OnReject(int prompt, const Reject& reject) {
   if (ended_) return;
   StopRunning(prompts_[static_cast<size_t>(prompt)]);
@@ -140,11 +187,12 @@ void RequestStream::OnEmit(int prompt_index, const Emit& emit, absl::Time at) {
   }
 
   Open(prompt_index, emit.choice);
+  if (ended_) return;
   ChoiceDelta delta = choice.stream.Push(emit.tokens, emit.logprobs, emit.finish);
   const bool finished = choice.stream.finished();
   choice.finish = delta.finish;
   Give(index, std::move(delta));
-  if (!finished) return;
+  if (ended_ || !finished) return;
   if (emit.finish == FinishReason::kNone) {
     PostCancel({prompt.id, emit.choice}, kCancelAttempts);  // a stop string; the core goes on
   }
@@ -187,7 +235,7 @@ void RequestStream::Open(int prompt, int choice_of_prompt) {
     head.headers = {{"x-request-id", request_id_}, {"Cache-Control", "no-cache"}};
     exchange_->StartStream(std::move(head));
   }
-  if (request_.stream && request_.chat) SendEvent(RoleChunkJson(head_, index));
+  if (request_.stream && request_.chat) Send(SseEvent(RoleChunkJson(head_, index)));
   if (request_.echo) {
     Give(index, choice.stream.Echo(request_.prompts[static_cast<size_t>(prompt)],
                                    prompts_[static_cast<size_t>(prompt)].logprobs));
@@ -204,16 +252,26 @@ void RequestStream::Give(int index, ChoiceDelta delta) {
   // A chat's last chunk is empty but for its finish reason: some clients stop reading at that.
   if (request_.chat && !delta.empty()) {
     delta.finish = FinishReason::kNone;
-    SendEvent(ChunkJson(head_, tokenizer, index, delta));
+    Send(SseEvent(ChunkJson(head_, tokenizer, index, delta)));
     delta = ChoiceDelta();
     delta.finish = finish;
   }
   if (!delta.empty() || finish != FinishReason::kNone) {
-    SendEvent(ChunkJson(head_, tokenizer, index, delta));
+    Send(SseEvent(ChunkJson(head_, tokenizer, index, delta)));
   }
 }
 
-void RequestStream::SendEvent(absl::string_view json) { exchange_->Write(SseEvent(json)); }
+void RequestStream::Send(absl::string_view event) {
+  if (ended_ || exchange_->Write(event)) return;
+  CancelAll();
+  const absl::Status why = WithErrorCode(
+      absl::InvalidArgumentError(absl::StrCat(
+          "the stream was ended: more than ",
+          services_.model.options.limits.max_write_buffer_bytes, " bytes of it waited to be read")),
+      "slow_client");
+  exchange_->Cut(SseEvent(ErrorJson(why)));
+  End(kTooSlow, "error", why.message());
+}
 
 void RequestStream::StopRunning(Prompt& prompt) {
   prompt.running = false;
@@ -248,8 +306,9 @@ Usage RequestStream::CountUsage() const {
 
 void RequestStream::Complete() {
   if (request_.stream) {
-    if (head_.usage) SendEvent(UsageChunkJson(head_, CountUsage()));
-    exchange_->Write(kSseDone);
+    if (head_.usage) Send(SseEvent(UsageChunkJson(head_, CountUsage())));
+    Send(kSseDone);
+    if (ended_) return;
     exchange_->Finish();
   } else {
     std::vector<ChoiceDelta> choices;
@@ -262,24 +321,27 @@ void RequestStream::Complete() {
   const bool any_length = std::any_of(choices_.begin(), choices_.end(), [](const Choice& choice) {
     return choice.finish == FinishReason::kLength;
   });
-  End(200, any_length ? "length" : "stop");
+  End(200, any_length ? "length" : "stop", "");
 }
 
 void RequestStream::Fail(const absl::Status& status, absl::Duration retry_after) {
   CancelAll();
   if (streaming_) {
-    SendEvent(ErrorJson(status));
-    exchange_->Write(kSseDone);
-    exchange_->Finish();
+    const std::string last = absl::StrCat(SseEvent(ErrorJson(status)), kSseDone);
+    if (exchange_->Write(last)) {
+      exchange_->Finish();
+    } else {
+      exchange_->Cut(last);
+    }
   } else {
     HttpResponse response = ErrorResponse(status, retry_after);
     response.headers.emplace_back("x-request-id", request_id_);
     exchange_->Respond(std::move(response));
   }
-  End(HttpStatusOf(status), "error");
+  End(HttpStatusOf(status), "error", status.message());
 }
 
-void RequestStream::End(int status, absl::string_view finish) {
+void RequestStream::End(int status, absl::string_view finish, absl::string_view why) {
   ended_ = true;
   const absl::Time now = absl::Now();
   const Usage usage = CountUsage();
@@ -288,11 +350,11 @@ void RequestStream::End(int status, absl::string_view finish) {
       finish, now - arrival_, first_token_ ? last_token_ - *first_token_ : absl::ZeroDuration());
   spdlog::info(
       "{} {} {} {}: {} prompt tokens ({} cached), {} generated, queued {:.3f} s, first token "
-      "{:.3f} s, total {:.3f} s",
+      "{:.3f} s, total {:.3f} s{}",
       endpoint_, request_id_, status, std::string(finish), usage.prompt_tokens, usage.cached_tokens,
       usage.completion_tokens, absl::ToDoubleSeconds(queued_),
       first_token_ ? absl::ToDoubleSeconds(*first_token_ - arrival_) : 0.0,
-      absl::ToDoubleSeconds(now - arrival_));
+      absl::ToDoubleSeconds(now - arrival_), why.empty() ? "" : absl::StrCat(": ", why));
 }
 
 }  // namespace shoal

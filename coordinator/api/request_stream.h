@@ -32,14 +32,23 @@ class RequestTable {
     std::shared_ptr<RequestStream> stream;
     int prompt = 0;  // index among the stream's prompts
   };
-  // Gives the stream's prompt an id that no other request has had.
-  RequestId Add(std::shared_ptr<RequestStream> stream, int prompt);
+  // Gives the stream's prompt an id that no other request has had; none when closed.
+  std::optional<RequestId> Add(std::shared_ptr<RequestStream> stream, int prompt);
   std::optional<Entry> Find(RequestId id) const;
   void Remove(RequestId id);
   void Clear();
 
+  // Nothing is added any more.
+  void Close();
+  bool closed() const;
+  // Blocks until no prompt is left. False at `deadline`.
+  bool WaitEmpty(absl::Time deadline) const;
+  // The streams that still have prompts here.
+  std::vector<std::shared_ptr<RequestStream>> Streams() const;
+
  private:
   mutable absl::Mutex mutex_;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   RequestId last_ ABSL_GUARDED_BY(mutex_){0};
   absl::flat_hash_map<RequestId, Entry> entries_ ABSL_GUARDED_BY(mutex_);
 };
@@ -66,6 +75,8 @@ class RequestStream : public std::enable_shared_from_this<RequestStream> {
   // What the core says about a prompt, and when. Any thread; only enqueues.
   void Deliver(int prompt, Emit emit, absl::Time at);
   void Deliver(int prompt, Reject reject);
+  // Ends it with this error, for a reason of the server's. Any thread; only enqueues.
+  void Interrupt(absl::Status why);
 
  private:
   struct Prompt {
@@ -90,14 +101,17 @@ class RequestStream : public std::enable_shared_from_this<RequestStream> {
   void Observe(Prompt& prompt, Choice& choice, const Emit& emit, absl::Time at);
   void Open(int prompt, int choice);
   void Give(int choice, ChoiceDelta delta);
-  void SendEvent(absl::string_view json);
+  // May end the stream: the client does not keep up.
+  void Send(absl::string_view event);
   void StopRunning(Prompt& prompt);
   void CancelAll();
   // A lost cancellation would keep blocks busy, so a full queue is asked again.
   void PostCancel(RequestCancelled cancel, int attempts_left);
   void Complete();
   void Fail(const absl::Status& status, absl::Duration retry_after);
-  void End(int status, absl::string_view finish);
+  void OnLost(HttpLoss why);
+  // `finish` counts for the metrics; `why` is for the log, empty when all is well.
+  void End(int status, absl::string_view finish, absl::string_view why);
   int ChoiceIndex(int prompt, int choice) const { return prompt * request_.n + choice; }
   Usage CountUsage() const;
 

@@ -55,11 +55,13 @@ absl::StatusOr<bool> StopSignal::Wait(absl::Time deadline) {
     }
     signalfd_siginfo info;
     if (read(signals_, &info, sizeof(info)) == sizeof(info)) {
-      // A second Ctrl-C is for those who do not want to wait for the drain.
-      std::signal(SIGINT, [](int) { _exit(130); });
+      // A second one is from somebody who does not want to wait for the drain.
       sigset_t set;
       sigemptyset(&set);
-      sigaddset(&set, SIGINT);
+      for (const int signal : {SIGINT, SIGTERM}) {
+        std::signal(signal, [](int number) { _exit(128 + number); });
+        sigaddset(&set, signal);
+      }
       pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
       return true;
     }

@@ -15,7 +15,7 @@ class StopSignal {
  public:
   // Blocks SIGINT and SIGTERM for this thread and all that it starts from now on: create it before
   // any other thread. A second signal after the first was returned ends the process at once (exit
-  // code 130).
+  // code 130 for SIGINT, 143 for SIGTERM).
   StopSignal();
   ~StopSignal();
   StopSignal(const StopSignal&) = delete;

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -166,11 +167,13 @@ BAD_BYTES = {
     "length and chunks": (b"POST /tokenize HTTP/1.1\r\nContent-Length: 3\r\n"
                           b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     "a negative length": (b"POST /tokenize HTTP/1.1\r\nContent-Length: -5\r\n\r\n", 400),
-    "a bad chunk": (b"POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    "a bad chunk": (b"POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
     "a huge header": (b"GET /health HTTP/1.1\r\nA: " + b"a" * 100_000 + b"\r\n\r\n", 431),
     "a huge body": (b"POST /tokenize HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n", 413),
     "half a header": (b"POST /tokenize HTTP/1.1\r\nContent-", None),
-    "half a body": (b"POST /tokenize HTTP/1.1\r\nContent-Length: 100\r\n\r\n{", None),
+    "half a body": (b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", None),
+    "no host": (b"GET /health HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
     "no JSON": (post_bytes("/v1/completions", b"prompt=hello"), 400),
     "an empty body": (post_bytes("/v1/completions", b""), 400),
     "a JSON list": (post_bytes("/v1/completions", b"[]"), 400),
@@ -214,7 +217,7 @@ def test_text_of_every_kind_is_served(url):
 def test_others_go_on_beside_a_stalled_request(url):
     with socket.create_connection(place(url)) as header, socket.create_connection(place(url)) as body:
         header.sendall(b"POST /v1/completions HTT")
-        body.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        body.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         begin = time.monotonic()
         for _ in range(5):
             assert http_json(url + "/v1/completions", {"prompt": "a", "max_tokens": 2})[0] == 200
@@ -240,6 +243,9 @@ def test_a_reader_that_never_reads_is_cut(url):
         except ConnectionResetError:
             pass
         assert b"[DONE]" not in received
+        # What it can still read ends with the reason.
+        last = received[received.rindex(b"data: ") + 6:].split(b"\n\n")[0]
+        assert json.loads(last)["error"]["code"] == "slow_client"
     assert wait_for(lambda: blocks_used(url) <= before, 5)
 
 
@@ -363,6 +369,109 @@ def test_sigterm_drains():
         assert server.process.wait(30) == 0
         with pytest.raises(openai.APIConnectionError):
             client.models.list()
+
+
+LONG = {"prompt": "KING RICHARD:", "max_tokens": 1900, "ignore_eos": True, "logprobs": 20, "n": 8}
+
+
+@needs_binary
+def test_a_drain_is_visible_and_ends_with_the_last_request():
+    with ShoalServe("--drain-timeout-s", "60") as server:
+        with socket.create_connection(place(server.url)) as kept, \
+                concurrent.futures.ThreadPoolExecutor(1) as pool:
+            kept.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")  # idle from here on
+            running = pool.submit(http_json, server.url + "/v1/completions", LONG)
+            assert wait_for(lambda: running_sequences(server.url) == 8)
+            server.terminate()
+            assert wait_for(
+                lambda: http_json(server.url + "/health")[2] == {"status": "draining"}, 5)
+            # The coordinator looks at the cluster 20 times a second.
+            assert wait_for(lambda: {worker["state"] for worker in http_json(
+                server.url + "/cluster")[2]["workers"]} == {"draining"}, 1)
+            status, headers, answer = http_json(server.url + "/ready")
+            assert status == 503 and int(headers["Retry-After"]) >= 1
+            assert answer["error"]["code"] == "draining"
+            for path, body in (("/v1/completions", {"prompt": "a"}),
+                               ("/v1/chat/completions",
+                                {"messages": [{"role": "user", "content": "a"}]})):
+                status, headers, answer = http_json(server.url + path, body)
+                assert status == 503 and int(headers["Retry-After"]) >= 1
+                assert answer["error"]["type"] == "server_error"
+                assert "draining" in answer["error"]["message"]
+            assert metrics(server.url)["vllm:num_requests_running"] > 0
+            assert http_json(server.url + "/tokenize", {"prompt": "a"})[0] == 200
+            status, _, answer = running.result(60)
+            assert status == 200
+            assert answer["usage"]["completion_tokens"] == 8 * LONG["max_tokens"]
+            assert server.process.wait(10) == 0
+
+
+@needs_binary
+def test_what_is_not_done_when_the_drain_ends_is_told_so():
+    with ShoalServe("--drain-timeout-s", "0.3", workers=1) as server:
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0)
+        stream = client.completions.create(model="shoal-tiny", stream=True, prompt="KING RICHARD:",
+                                           max_tokens=1900, n=8, extra_body={"ignore_eos": True})
+        next(stream)
+        server.terminate()
+        with pytest.raises(openai.APIError, match="shutting down"):
+            list(stream)
+        assert server.process.wait(10) == 0
+        line = [line for line in server.log().splitlines() if "tokens (" in line][-1]
+        assert " 503 error:" in line and "time to drain" in line and "499" not in line
+
+
+@needs_binary
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(second):
+    with ShoalServe("--drain-timeout-s", "600") as server:
+        workers = [worker["pid"] for worker in http_json(server.url + "/cluster")[2]["workers"]]
+        with socket.create_connection(place(server.url)) as connection:
+            connection.sendall(post_bytes("/v1/completions", json.dumps(LONG).encode()))
+            assert wait_for(lambda: running_sequences(server.url) == 8)
+            server.terminate()
+            assert wait_for(
+                lambda: http_json(server.url + "/health")[2] == {"status": "draining"}, 5)
+            server.process.send_signal(second)
+            assert server.process.wait(2) == 128 + second
+        assert wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), 5)
+
+
+@needs_binary
+def test_a_slow_client_is_not_logged_as_gone():
+    with ShoalServe(workers=1) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(place(server.url))
+        connection.sendall(post_bytes("/v1/completions",
+                                      json.dumps({**LONG, "stream": True}).encode()))
+        assert wait_for(lambda: running_sequences(server.url) == 8)
+        assert wait_for(lambda: running_sequences(server.url) == 0, 120)
+        line = [line for line in server.log().splitlines() if "tokens (" in line][-1]
+        assert " 408 error:" in line and "waited to be read" in line
+
+
+# --- Clients that close only their half -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_half_closed_client_gets_its_answer(url, stream):
+    body = json.dumps({"prompt": "KING RICHARD:", "max_tokens": 1200, "ignore_eos": True,
+                       "stream": stream}).encode()
+    answer = send_raw(url, post_bytes("/v1/completions", body), timeout=60)
+    # It may be asked to go on waiting.
+    answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (b"[DONE]" if stream else b'"completion_tokens":1200') in answer
+
+
+def test_a_client_that_closes_without_a_reset_is_gone(url):
+    assert wait_for(lambda: running_sequences(url) == 0)
+    for stream in (False, True):
+        with socket.create_connection(place(url)) as connection:
+            connection.sendall(post_bytes("/v1/completions",
+                                          json.dumps({**LONG, "stream": stream}).encode()))
+            assert wait_for(lambda: running_sequences(url) == 8)
+        assert wait_for(lambda: running_sequences(url) == 0, 1)
 
 
 @needs_binary

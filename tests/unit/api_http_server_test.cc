@@ -21,7 +21,10 @@ namespace shoal {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::AnyOf;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 using testing::TestClient;
 
@@ -35,20 +38,24 @@ class ToyHandler : public HttpHandler {
       HttpResponse head;
       head.content_type = "text/event-stream";
       exchange->StartStream(head);
-      exchange->Write("one");
+      EXPECT_TRUE(exchange->Write("one"));
       exchange->PostAfter(absl::Milliseconds(5), [exchange] {
-        exchange->Write("2");
+        EXPECT_TRUE(exchange->Write("2"));
         exchange->PostAfter(absl::Milliseconds(5), [exchange] {
-          exchange->Write("three");
+          EXPECT_TRUE(exchange->Write("three"));
           exchange->Finish();
         });
       });
     } else if (request.path == "/flood") {
-      exchange->OnClosed([this] { lost.fetch_add(1); });
+      exchange->OnClosed([this](HttpLoss why) { Lost(why); });
       exchange->StartStream({});
       Flood(exchange);
+    } else if (request.path == "/large") {
+      exchange->StartStream({});
+      EXPECT_TRUE(exchange->Write(std::string(3 << 20, 'x')));  // a piece beyond the bound
+      exchange->Finish();
     } else if (request.path == "/hold") {
-      exchange->OnClosed([this] { lost.fetch_add(1); });
+      exchange->OnClosed([this](HttpLoss why) { Lost(why); });
       absl::MutexLock lock(&mutex);
       held.push_back(exchange);
     } else if (request.path == "/throw") {
@@ -69,8 +76,16 @@ class ToyHandler : public HttpHandler {
 
   void Flood(std::shared_ptr<HttpExchange> exchange) {
     if (lost.load() > 0) return;
-    exchange->Write(std::string(4096, 'x'));
+    if (!exchange->Write(std::string(4096, 'x'))) {
+      cuts.fetch_add(1);
+      return exchange->Cut("too slow");
+    }
     exchange->PostAfter(absl::ZeroDuration(), [this, exchange] { Flood(exchange); });
+  }
+
+  void Lost(HttpLoss why) {
+    last_loss.store(why);
+    lost.fetch_add(1);
   }
 
   std::shared_ptr<HttpExchange> Held(size_t index) {
@@ -80,6 +95,8 @@ class ToyHandler : public HttpHandler {
 
   std::atomic<int> requests{0};
   std::atomic<int> lost{0};
+  std::atomic<HttpLoss> last_loss{HttpLoss::kFailed};
+  std::atomic<int> cuts{0};
   absl::Mutex mutex;
   std::vector<std::shared_ptr<HttpExchange>> held;
 };
@@ -237,10 +254,14 @@ TEST_F(HttpServerTest, RefusesMalformedRequestsAndLives) {
       {"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n", "400"},
       {"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "400"},
       {"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", "400"},
-      {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", "400"},
-      {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n", "400"},
-      {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n500\r\n" + std::string(0x500, 'a'),
+      {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", "400"},
+      {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+       "400"},
+      {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n500\r\n" +
+           std::string(0x500, 'a'),
        "413"},
+      {"GET / HTTP/1.1\r\n\r\n", "400"},
+      {"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400"},
       {"POST / HTTP/1.1\r\nContent-Length: 1001\r\n\r\n", "413"},
       {big_header, "431"},
   };
@@ -333,17 +354,22 @@ TEST_F(HttpServerTest, CutsOffStalledRequests) {
 
 TEST_F(HttpServerTest, NoticesClientsThatGo) {
   Start();
-  for (const bool half : {false, true}) {
+  {  // The next piece of a stream tells.
+    TestClient client(address());
+    client.Send("GET /flood HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.ReadUntil("xxxx");
+    client.Close();
+    EXPECT_TRUE(WaitFor([&] { return handler_.lost.load() == 1; }));
+  }
+  for (const bool half_closed_before : {false, true}) {
     const int before = handler_.lost.load();
     TestClient client(address());
     client.Send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
     ASSERT_TRUE(WaitFor([&] { return handler_.requests.load() == before + 1; }));
-    if (half) {
-      client.HalfClose();
-    } else {
-      client.Close();
-    }
+    if (half_closed_before) client.HalfClose();
+    client.Close();
     EXPECT_TRUE(WaitFor([&] { return handler_.lost.load() == before + 1; }));
+    EXPECT_EQ(handler_.last_loss.load(), HttpLoss::kClientGone);
     EXPECT_TRUE(WaitFor([&] { return server_->connections() == 0; }));
   }
   // Answers to the lost clients do nothing.
@@ -357,14 +383,94 @@ TEST_F(HttpServerTest, NoticesClientsThatGo) {
   }
 }
 
+// As `nc -N` does: all is sent, nothing more will be, the answer is still wanted.
+TEST_F(HttpServerTest, AnswersClientsThatClosedTheirHalf) {
+  Start();
+  {
+    TestClient client(address());
+    client.Send(
+        "GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /stream HTTP/1.1\r\nHost: a\r\n\r\n"
+        "GET /b HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /half");
+    client.HalfClose();
+    const std::string answers = client.ReadAll();
+    EXPECT_TRUE(client.closed());
+    EXPECT_THAT(answers, AllOf(HasSubstr("GET /a "), HasSubstr("three"), HasSubstr("GET /b ")));
+    EXPECT_THAT(answers, Not(AnyOf(HasSubstr("HTTP/1.1 100"), HasSubstr("/half"))));
+  }
+  for (const bool late : {false, true}) {
+    TestClient client(address());
+    client.Send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.HalfClose();
+    const size_t index = late ? 1 : 0;
+    ASSERT_TRUE(WaitFor([&] { return handler_.Held(index) != nullptr; }));
+    // A late answer comes behind an interim one.
+    if (late) {
+      EXPECT_EQ(client.ReadUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+    }
+    handler_.Held(index)->Post([exchange = handler_.Held(index)] {
+      HttpResponse response;
+      response.body = "here";
+      exchange->Respond(response);
+    });
+    EXPECT_THAT(client.ReadAll(), AllOf(StartsWith("HTTP/1.1 200"), HasSubstr("here")));
+    EXPECT_TRUE(client.closed());
+  }
+  EXPECT_EQ(handler_.lost.load(), 0);
+  EXPECT_TRUE(WaitFor([&] { return server_->connections() == 0; }));
+}
+
+TEST_F(HttpServerTest, TakesTargetsInAbsoluteForm) {
+  Start();
+  TestClient client(address());
+  for (const auto& [target, path] : std::vector<std::pair<std::string, std::string>>{
+           {"http://some.host:80/echo/x?y", "/echo/x"},
+           {"HTTPS://h/e", "/e"},
+           {"http://h", "/"},
+           {"http://h?x=/y", "/"},
+           {"/http://h/", "/http://h/"}}) {
+    client.Send(absl::StrCat("GET ", target, " HTTP/1.1\r\nHost: a\r\n\r\n"));
+    std::string body;
+    client.ReadAnswer(&body);
+    EXPECT_EQ(body, absl::StrCat("GET ", path, " "));
+  }
+}
+
 TEST_F(HttpServerTest, CutsClientsThatDoNotRead) {
   HttpServerOptions options;
   options.max_write_buffer_bytes = 1 << 20;
   Start(options);
   TestClient client(address(), 4096);
   client.Send("GET /flood HTTP/1.1\r\nHost: a\r\n\r\n");
-  EXPECT_TRUE(WaitFor([&] { return handler_.lost.load() == 1; }));
+  ASSERT_TRUE(WaitFor([&] { return handler_.cuts.load() == 1; }));
+  // It can still read what was on its way, and why there is no more.
+  const std::string answer = client.ReadAll();
+  EXPECT_THAT(answer, EndsWith("\r\n8\r\ntoo slow\r\n0\r\n\r\n"));
+  EXPECT_TRUE(client.closed());
+  client.Close();
   EXPECT_TRUE(WaitFor([&] { return server_->connections() == 0; }));
+  EXPECT_EQ(handler_.lost.load(), 0);
+}
+
+TEST_F(HttpServerTest, ForgetsClientsThatNeverReadAgain) {
+  HttpServerOptions options;
+  options.write_timeout = absl::Milliseconds(200);
+  Start(options);
+  TestClient client(address(), 4096);
+  client.Send("GET /flood HTTP/1.1\r\nHost: a\r\n\r\n");
+  ASSERT_TRUE(WaitFor([&] { return handler_.cuts.load() + handler_.lost.load() == 1; }));
+  EXPECT_TRUE(WaitFor([&] { return server_->connections() == 0; }));
+  if (handler_.lost.load() == 1) {
+    EXPECT_EQ(handler_.last_loss.load(), HttpLoss::kSlowClient);
+  }
+}
+
+TEST_F(HttpServerTest, TakesAPieceLargerThanTheBuffer) {
+  Start();
+  TestClient client(address());
+  client.Send("GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+  const std::string answer = client.ReadAll();
+  EXPECT_GT(answer.size(), size_t{3} << 20);
+  EXPECT_THAT(answer, EndsWith("0\r\n\r\n"));
 }
 
 TEST_F(HttpServerTest, CutsClientsThatStopReadingAnAnswer) {
@@ -437,6 +543,7 @@ TEST_F(HttpServerTest, StopCutsWhatIsLeftAtTheDeadline) {
   ASSERT_TRUE(WaitFor([&] { return handler_.Held(0) != nullptr; }));
   server_->Stop(absl::Now() + absl::Milliseconds(50));
   EXPECT_EQ(handler_.lost.load(), 1);
+  EXPECT_EQ(handler_.last_loss.load(), HttpLoss::kStopped);
   client.ReadAll();
   EXPECT_TRUE(client.closed());
 }

@@ -28,6 +28,7 @@ namespace {
 
 using nlohmann::json;
 using ::testing::AllOf;
+using ::testing::EndsWith;
 using testing::FakeCluster;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -301,7 +302,7 @@ TEST_F(ApiServerTest, CancelsWhenTheClientGoes) {
   };
   fill(true);
   client.Close();
-  absl::SleepFor(absl::Milliseconds(100));
+  absl::SleepFor(absl::Milliseconds(500));
   EXPECT_EQ(cluster_->running(), 1);
   fill(false);
   EXPECT_TRUE(WaitFor([&] { return cluster_->running() == 0; }));
@@ -457,15 +458,71 @@ TEST_F(ApiServerTest, DrainsAndThenCuts) {
   brief.Send(Message("POST", "/v1/completions", R"({"prompt": "a", "max_tokens": 100})"));
   TestClient endless(server_->address());
   endless.Send(Message("POST", "/v1/completions", R"({"prompt": "a", "max_tokens": 2040})"));
-  ASSERT_TRUE(WaitFor([&] { return cluster_->running() == 2; }));
+  TestClient stream(server_->address());
+  stream.Send(Message("POST", "/v1/completions",
+                      R"({"prompt": "a", "max_tokens": 2040, "stream": true})"));
+  ASSERT_TRUE(WaitFor([&] { return cluster_->running() == 3; }));
   std::thread stopper([&] { server_->Stop(absl::Now() + absl::Milliseconds(1500)); });
+  // Everybody can see it: new connections are served, only new completions are refused.
+  EXPECT_TRUE(WaitFor([&] { return Ask("GET", "/health").value()["status"] == "draining"; }));
+  const Answer ready = Ask("GET", "/ready");
+  EXPECT_THAT(ready.header, AllOf(StartsWith("HTTP/1.1 503"), HasSubstr("Retry-After: ")));
+  EXPECT_EQ(ready.value()["error"]["code"], "draining");
+  EXPECT_THAT(Ask("GET", "/metrics").header, StartsWith("HTTP/1.1 200"));
+  const Answer refused = Complete("");
+  EXPECT_THAT(refused.header, AllOf(StartsWith("HTTP/1.1 503"), HasSubstr("Retry-After: ")));
+  EXPECT_EQ(refused.value()["error"]["type"], "server_error");
+
   std::string body;
   EXPECT_THAT(brief.ReadAnswer(&body), StartsWith("HTTP/1.1 200"));
   EXPECT_EQ(json::parse(body)["usage"]["completion_tokens"], 100);
-  EXPECT_EQ(endless.ReadAll(), "");
+  EXPECT_THAT(endless.ReadAll(), AllOf(StartsWith("HTTP/1.1 503"), HasSubstr("time to drain")));
   EXPECT_TRUE(endless.closed());
+  EXPECT_THAT(stream.ReadAll(), AllOf(StartsWith("HTTP/1.1 200"), HasSubstr("data: {\"error\":"),
+                                      HasSubstr("time to drain"), EndsWith("0\r\n\r\n")));
+  EXPECT_TRUE(stream.closed());
+  endless.Close();
+  stream.Close();
   stopper.join();
   EXPECT_TRUE(WaitFor([&] { return cluster_->running() == 0; }));  // cancelled
+}
+
+TEST_F(ApiServerTest, DrainingEndsWithTheLastRequest) {
+  Start();
+  {
+    absl::MutexLock lock(&cluster_->mutex_);
+    cluster_->token_interval = absl::Milliseconds(10);
+  }
+  TestClient idle(server_->address());
+  TestClient client(server_->address());
+  client.Send(Message("POST", "/v1/completions", R"({"prompt": "a", "max_tokens": 20})"));
+  ASSERT_TRUE(WaitFor([&] { return cluster_->running() == 1; }));
+  const absl::Time begin = absl::Now();
+  std::thread stopper([&] { server_->Stop(absl::Now() + absl::Seconds(60)); });
+  EXPECT_THAT(client.ReadAll(), StartsWith("HTTP/1.1 200"));
+  client.Close();
+  stopper.join();
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(20));
+  EXPECT_FALSE(TestClient(server_->address()).Send("GET"));  // nobody listens any more
+}
+
+TEST_F(ApiServerTest, TellsASlowReaderWhyItsStreamEnds) {
+  ApiOptions options = TinyOptions();
+  options.limits.max_write_buffer_bytes = 64 << 10;
+  Start(std::move(options), [](const Request& request, int) {
+    return std::vector<int32_t>(static_cast<size_t>(request.max_tokens), 300);
+  });
+  TestClient client(server_->address(), 4096);
+  client.Send(Message("POST", "/v1/completions",
+                      R"({"prompt": "a", "max_tokens": 2000, "n": 32, "logprobs": 20,
+                          "stream": true, "stream_options": {"include_usage": true}})"));
+  ASSERT_TRUE(WaitFor([&] { return cluster_->running() == 32; }));
+  ASSERT_TRUE(WaitFor([&] { return cluster_->running() == 0; }));
+  const std::string answer = client.ReadAll();
+  EXPECT_TRUE(client.closed());
+  EXPECT_THAT(answer.substr(answer.rfind("data: ")),
+              AllOf(StartsWith("data: {\"error\":"), HasSubstr("slow_client")));
+  EXPECT_TRUE(absl::StrContains(Ask("GET", "/metrics").body, "status=\"408\"} 1"));
 }
 
 TEST_F(ApiServerTest, ServesManyAtOnce) {

@@ -9,6 +9,7 @@
 #include "absl/strings/strip.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
+#include "engine/weights/finite.h"
 
 namespace shoal {
 namespace {
@@ -99,15 +100,10 @@ const TensorSpec& WeightLoader::Spec(const std::string& name) const {
   return it->second;
 }
 
-WeightLoader::HostTensor WeightLoader::Read(const std::string& name) {
+absl::StatusOr<WeightLoader::HostTensor> WeightLoader::Read(const std::string& name) {
   const Checkpoint::Location* found = checkpoint_.Find(name);
   const TensorEntry& entry = *found->entry;
   const absl::Span<const std::byte> bytes = found->shard->Data(entry);
-  {
-    absl::MutexLock lock(&mutex_);
-    // Once: both halves of kv_b_proj look at the same bytes.
-    if (read_.insert(name).second) bytes_read_ += entry.bytes();
-  }
   HostTensor tensor;
   // Views of checkpoints are only read; TensorView has no const twin.
   std::byte* data = const_cast<std::byte*>(bytes.data());
@@ -117,15 +113,25 @@ WeightLoader::HostTensor WeightLoader::Read(const std::string& name) {
     data = tensor.copy.get();
   }
   tensor.view = ViewOf(data, *entry.dtype, entry.shape);
+  {
+    absl::MutexLock lock(&mutex_);
+    // Once: both halves of kv_b_proj look at the same bytes.
+    if (!read_.insert(name).second) return tensor;
+    bytes_read_ += entry.bytes();
+  }
+  // Brings the bytes into the cache too, from where they are packed next.
+  if (const int64_t index = FirstNonFinite(tensor.view); index >= 0) {
+    return absl::InvalidArgumentError(DescribeNonFinite(name, tensor.view, index));
+  }
   return tensor;
 }
 
-WeightLoader::HostWeight WeightLoader::ReadWeight(const std::string& name) {
+absl::StatusOr<WeightLoader::HostWeight> WeightLoader::ReadWeight(const std::string& name) {
   HostWeight weight;
-  weight.data = Read(name);
+  SHOAL_ASSIGN_OR_RETURN(weight.data, Read(name));
   weight.quant.data = weight.data.view;
   if (weight.data.view.dtype() == DType::kF8E4M3) {
-    weight.scales = Read(ScaleName(name));
+    SHOAL_ASSIGN_OR_RETURN(weight.scales, Read(ScaleName(name)));
     weight.quant.scales = weight.scales.view;
     weight.quant.block_rows = config_.quant->block_rows;
     weight.quant.block_cols = config_.quant->block_cols;
@@ -154,7 +160,7 @@ int64_t WeightLoader::weight_bytes() const {
 absl::StatusOr<std::unique_ptr<PreparedWeight>> WeightLoader::Linear(const std::string& name,
                                                                      const LinearOptions& options) {
   Spec(name);
-  const HostWeight weight = ReadWeight(name);
+  SHOAL_ASSIGN_OR_RETURN(const HostWeight weight, ReadWeight(name));
   LinearOptions effective = options;
   if (!weight.quant.quantised()) effective = LinearOptions();
   SHOAL_ASSIGN_OR_RETURN(auto prepared, kernels_.PrepareLinear(weight.quant, effective));
@@ -165,7 +171,7 @@ absl::StatusOr<std::unique_ptr<PreparedWeight>> WeightLoader::Linear(const std::
 absl::StatusOr<std::unique_ptr<PreparedWeight>> WeightLoader::Heads(
     const std::string& name, int64_t heads, int64_t first_row, int64_t row_count, bool transpose) {
   Spec(name);
-  const HostWeight weight = ReadWeight(name);
+  SHOAL_ASSIGN_OR_RETURN(const HostWeight weight, ReadWeight(name));
   SHOAL_ASSIGN_OR_RETURN(
       auto prepared, kernels_.PrepareHeads(weight.quant, heads, first_row, row_count, transpose));
   Done(name, prepared->bytes());
@@ -186,7 +192,7 @@ absl::StatusOr<DeviceTensor> WeightLoader::ToDevice(TensorView source) {
 
 absl::StatusOr<DeviceTensor> WeightLoader::Table(const std::string& name) {
   Spec(name);
-  const HostTensor host = Read(name);
+  SHOAL_ASSIGN_OR_RETURN(const HostTensor host, Read(name));
   SHOAL_ASSIGN_OR_RETURN(DeviceTensor tensor, ToDevice(host.view));
   Done(name, tensor.view.bytes());
   return tensor;
@@ -194,7 +200,7 @@ absl::StatusOr<DeviceTensor> WeightLoader::Table(const std::string& name) {
 
 absl::StatusOr<DeviceTensor> WeightLoader::Vector(const std::string& name) {
   const int64_t n = Spec(name).rows;
-  const HostTensor host = Read(name);
+  SHOAL_ASSIGN_OR_RETURN(const HostTensor host, Read(name));
   std::vector<float> values(n);
   LoadAsFloat(host.view, 0, n, values.data());
   SHOAL_ASSIGN_OR_RETURN(DeviceTensor tensor,

@@ -28,8 +28,9 @@ struct DeviceTensor {
   TensorView view;
 };
 
-// Single-threaded. Checkpoint, config and kernels outlive it. Names are those of the manifest;
-// asking for another one is our own bug.
+// Linear, Heads, Table and Vector may be called from several threads at once, and refuse values
+// that are not finite: "model.norm.weight: holds NaN at [17]". Checkpoint, config and kernels
+// outlive it. Names are those of the manifest; asking for another one is our own bug.
 class WeightLoader {
  public:
   // Checks that every tensor `rank` owns is there with the right shape, dtype and scales, before
@@ -73,8 +74,9 @@ class WeightLoader {
 
   absl::Status Check(const TensorSpec& spec);
   const TensorSpec& Spec(const std::string& name) const;
-  HostTensor Read(const std::string& name);
-  HostWeight ReadWeight(const std::string& name);
+  // Errors: InvalidArgument naming the first value that is not finite.
+  absl::StatusOr<HostTensor> Read(const std::string& name);
+  absl::StatusOr<HostWeight> ReadWeight(const std::string& name);
   // The tensor has been read into `device_bytes` of device memory.
   void Done(const std::string& name, size_t device_bytes);
   absl::StatusOr<DeviceTensor> ToDevice(TensorView source);

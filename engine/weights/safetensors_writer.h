@@ -24,10 +24,13 @@ class SafetensorsWriter {
     std::vector<int64_t> shape;
   };
 
-  // Creates `path`.tmp with the header; Finish renames it. Errors: those of the file system.
+  // Opens `path` and writes the header. Where `path`, its links followed, is absent or a regular
+  // file, all is written beside it and takes its place in Finish, so that a failure leaves an old
+  // file as it was; a device or pipe is written to in order, the data in Finish. Errors: those of
+  // the file system.
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(const std::string& path,
                                                                    std::vector<Tensor> tensors);
-  ~SafetensorsWriter();  // without Finish: removes the temporary file
+  ~SafetensorsWriter();  // without Finish: removes what it wrote beside `path`
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
@@ -37,11 +40,17 @@ class SafetensorsWriter {
 
  private:
   SafetensorsWriter() = default;
+  absl::Status OpenTarget();
+  absl::Status OpenBeside(const std::string& target);
+  absl::Status OpenInPlace();
   absl::Status WriteAt(int64_t offset, absl::Span<const std::byte> bytes);
+  absl::Status CopyToTarget();
 
-  std::string path_;
-  std::string temporary_;
-  int fd_ = -1;
+  std::string path_;       // as given
+  std::string target_;     // what Finish replaces; empty: a device or pipe, written to in place
+  std::string temporary_;  // beside target_
+  int fd_ = -1;            // rows go here, in any order
+  int in_place_ = -1;      // the device or pipe
   std::vector<int64_t> begins_;  // of each tensor, in the file; one more for the end
 };
 

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows that a safetensors file is believed only when it is whole: written files read back to the
-// byte; each kind of damage gives one error that names the file and the tensor; random damage to a
-// real shard never does worse.
+// byte, wherever they are written to; each kind of damage gives one error that names the file and
+// the tensor; random damage to a real shard never does worse.
 #include "engine/weights/safetensors.h"
 
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <csignal>
 #include <cstring>
 #include <random>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -116,10 +122,77 @@ TEST(Safetensors, AbandonedWriterLeavesNothing) {
     ASSERT_TRUE(
         SafetensorsWriter::Create(copy.Path("x.safetensors"), {{"a", DType::kF32, {2}}}).ok());
   }
-  EXPECT_FALSE(std::filesystem::exists(copy.Path("x.safetensors.tmp")));
-  EXPECT_FALSE(std::filesystem::exists(copy.Path("x.safetensors")));
+  for (const auto& file : std::filesystem::directory_iterator(copy.folder())) {
+    EXPECT_EQ(file.path().filename(), "config.json");
+  }
   EXPECT_EQ(SafetensorsWriter::Create("/no/such/folder/x", {}).status().code(),
             absl::StatusCode::kNotFound);
+}
+
+const std::vector<std::byte> kTwoFloats(8, std::byte{0x3f});
+
+// Writes one tensor of eight bytes to `path`.
+absl::Status WriteTo(const std::string& path) {
+  auto writer = SafetensorsWriter::Create(path, {{"a", DType::kF32, {2}}});
+  if (!writer.ok()) return writer.status();
+  if (absl::Status status = (*writer)->Write(0, 0, kTwoFloats); !status.ok()) return status;
+  return (*writer)->Finish();
+}
+
+TEST(Safetensors, LinksAreFollowedAndStay) {
+  CheckpointCopy copy("odd");
+  std::filesystem::create_directory(copy.Path("elsewhere"));
+  copy.WriteText("elsewhere/old.safetensors", "old");
+  std::filesystem::permissions(copy.Path("elsewhere/old.safetensors"),
+                               std::filesystem::perms::owner_read |
+                                   std::filesystem::perms::owner_write);
+  std::filesystem::create_symlink("elsewhere/old.safetensors", copy.Path("link"));
+  std::filesystem::create_symlink("elsewhere/new.safetensors", copy.Path("dangling"));
+  for (const char* name : {"link", "dangling"}) {
+    ASSERT_TRUE(WriteTo(copy.Path(name)).ok());
+    EXPECT_TRUE(std::filesystem::is_symlink(copy.Path(name)));
+  }
+  for (const char* name : {"elsewhere/old.safetensors", "elsewhere/new.safetensors"}) {
+    EXPECT_TRUE(SafetensorsFile::Open(copy.Path(name)).ok()) << name;
+  }
+  EXPECT_EQ(std::filesystem::status(copy.Path("link")).permissions(),
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+}
+
+TEST(Safetensors, DevicesAndPipesAreWrittenInPlace) {
+  EXPECT_TRUE(WriteTo("/dev/null").ok());
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+  const absl::Status full = WriteTo("/dev/full");
+  EXPECT_EQ(full.message(), "cannot write /dev/full: No space left on device");
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/full"));
+
+  CheckpointCopy copy("odd");
+  ASSERT_EQ(mkfifo(copy.Path("pipe").c_str(), 0600), 0);
+  std::string received;
+  std::thread reader([&] { received = copy.ReadText("pipe"); });
+  EXPECT_TRUE(WriteTo(copy.Path("pipe")).ok());
+  reader.join();
+  EXPECT_TRUE(std::filesystem::is_fifo(copy.Path("pipe")));
+  ASSERT_TRUE(WriteTo(copy.Path("file")).ok());
+  EXPECT_EQ(received, copy.ReadText("file"));
+}
+
+TEST(Safetensors, AFailureLeavesTheOldFile) {
+  CheckpointCopy copy("odd");
+  copy.WriteText("x.safetensors", "old");
+  rlimit limit;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
+  const rlimit small = {64, limit.rlim_max};  // the header does not fit
+  const auto handler = signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const absl::Status status = WriteTo(copy.Path("x.safetensors"));
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  signal(SIGXFSZ, handler);
+  EXPECT_EQ(status.message(),
+            absl::StrCat("cannot write ", copy.Path("x.safetensors"), ": File too large"));
+  EXPECT_EQ(copy.ReadText("x.safetensors"), "old");
+  EXPECT_EQ(SafetensorsWriter::Create(copy.folder(), {}).status().message(),
+            absl::StrCat("cannot write ", copy.folder(), ": a directory"));
 }
 
 TEST(Safetensors, NotAFile) {

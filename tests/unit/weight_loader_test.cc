@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows that a rank touches the tensors it owns and no others, in bytes, and that every way in
-// which a directory can fail to be the model its config promises is one error with tensor, wanted
-// and found.
+// which a directory can fail to be the model its config promises, values that are no numbers
+// included, is one error with tensor, wanted and found.
 #include <cstring>
 #include <filesystem>
 #include <string>
@@ -208,6 +208,68 @@ TEST_F(BrokenCheckpoint, Fp8WhereThereIsNone) {
   tensor.data.resize(tensor.data.size() / 2);
   copy_.WriteSingle();
   Expect(kInvalid, "model.norm.weight: want [192] bf16, f16 or f32, checkpoint has [192] F8_E4M3");
+}
+
+// One value that is no number, first, last or in between, in each kind of tensor and format.
+TEST_F(BrokenCheckpoint, ValuesThatAreNotFinite) {
+  const struct {
+    const char* tensor;
+    int64_t index;
+    uint32_t bits;
+    const char* message;
+  } cases[] = {
+      {"model.embed_tokens.weight", 0, 0x7fc0, "holds NaN at [0, 0]"},
+      {"model.layers.1.input_layernorm.weight", 17, 0x7f81, "holds NaN at [17]"},
+      {"model.norm.weight", 191, 0xff80, "holds -infinity at [191]"},
+      {"model.layers.1.mlp.gate.weight", 200, 0x7f80, "holds infinity at [1, 8]"},
+      {"model.layers.1.mlp.gate.e_score_correction_bias", 2, 0x7f800000, "holds infinity at [2]"},
+      {"model.layers.1.mlp.experts.5.up_proj.weight", 5000, 0x7f, "holds NaN at [26, 8]"},
+      {"model.layers.1.mlp.experts.5.up_proj.weight", 0, 0xff, "holds NaN at [0, 0]"},
+      {"model.layers.0.mlp.down_proj.weight_scale_inv", 5, 0x7f800001, "holds NaN at [1, 2]"},
+      {"model.layers.0.mlp.down_proj.weight_scale_inv", 0, 0xff800000, "holds -infinity at [0, 0]"},
+      {"lm_head.weight", 4097, 0xffc0, "holds NaN at [21, 65]"},
+  };
+  for (const auto& broken : cases) {
+    SCOPED_TRACE(broken.tensor);
+    auto& tensor = copy_.tensors.at(broken.tensor);
+    const std::vector<std::byte> whole = tensor.data;
+    const size_t bytes = DTypeBytes(tensor.dtype);
+    std::memcpy(tensor.data.data() + broken.index * bytes, &broken.bits, bytes);
+    copy_.WriteSingle();
+    Expect(kInvalid, absl::StrCat(broken.tensor, ": ", broken.message));
+    tensor.data = whole;
+  }
+}
+
+TEST_F(BrokenCheckpoint, HalfPrecisionAndPowersOfTwoThatAreNotFinite) {
+  auto& norm = copy_.tensors.at("model.norm.weight");
+  norm.dtype = DType::kF16;
+  const uint16_t largest = 0x7bff, infinity = 0x7c00;
+  for (size_t i = 0; i < norm.data.size(); i += 2) std::memcpy(&norm.data[i], &largest, 2);
+  copy_.WriteSingle();
+  EXPECT_TRUE(LoadAll(copy_.folder(), 1, 0).ok());
+  std::memcpy(&norm.data[6], &infinity, 2);
+  copy_.WriteSingle();
+  Expect(kInvalid, "model.norm.weight: holds infinity at [3]");
+  std::memcpy(&norm.data[6], &largest, 2);
+
+  auto& scales = copy_.tensors.at("model.layers.0.mlp.down_proj.weight_scale_inv");
+  scales.dtype = DType::kF8E8M0;
+  scales.data.assign(6, std::byte{0xfe});
+  copy_.WriteSingle();
+  EXPECT_TRUE(LoadAll(copy_.folder(), 1, 0).ok());
+  scales.data[4] = std::byte{0xff};
+  copy_.WriteSingle();
+  Expect(kInvalid, "model.layers.0.mlp.down_proj.weight_scale_inv: holds NaN at [1, 1]");
+}
+
+// What a rank does not own it does not look at: another's expert may be broken.
+TEST_F(BrokenCheckpoint, OnlyOwnedTensorsAreLookedAt) {
+  auto& tensor = copy_.tensors.at("model.layers.1.mlp.experts.0.up_proj.weight");
+  tensor.data[0] = std::byte{0x7f};
+  copy_.WriteSingle();
+  EXPECT_FALSE(LoadAll(copy_.folder(), 2, 0).ok());
+  EXPECT_TRUE(LoadAll(copy_.folder(), 2, 1).ok());
 }
 
 TEST_F(BrokenCheckpoint, MissingScales) {

@@ -61,7 +61,7 @@ class Attention::Worker {
   static size_t Bytes(const Shape& shape) {
     return sizeof(float) *
                (kGroupColumns * (shape.even_width / 2 * kColumnHeads + 2 * shape.state_floats()) +
-                2 * kTilePositions * kColumnHeads + kTilePositions / 2 * kColumnHeads) +
+                3 * kTilePositions * kColumnHeads) +
            sizeof(uint16_t) * kTilePositions * shape.tile_stride;
   }
 
@@ -76,7 +76,7 @@ class Attention::Worker {
     whole_ = take(kGroupColumns * shape.state_floats());
     scores_[0] = take(kTilePositions * kColumnHeads);
     scores_[1] = take(kTilePositions * kColumnHeads);
-    weights_ = reinterpret_cast<uint32_t*>(take(kTilePositions / 2 * kColumnHeads));
+    weights_ = reinterpret_cast<uint32_t*>(take(kTilePositions * kColumnHeads));
     queries_ =
         reinterpret_cast<uint32_t*>(take(kGroupColumns * shape.even_width / 2 * kColumnHeads));
     tile_ = reinterpret_cast<uint16_t*>(p);

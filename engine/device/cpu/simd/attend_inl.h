@@ -2,10 +2,12 @@
 // Absorbed latent attention (arXiv:2405.04434 sec. 2.1.2) over one tile of cache rows. All 16 heads
 // of a column are the lanes of one vector, so a cache row is read once for all of them, scores come
 // out transposed and the softmax has no horizontal step. Scores and weighted sums are bf16 products
-// in f32; weights are rounded to bf16, and so are summed.
+// in f32. A weight enters its product as two bf16 values, itself rounded and the rest: the cheapest
+// rounding to do without, and one less that can turn a near tie between experts.
 //
 // Scores of a position depend on that position only. Sums run over positions in order, in pairs
-// from an even position of the tile (the odd one first); positions past the end are not read.
+// from an even position of the tile (first the rests, then the rounded weights; of each the odd one
+// first); positions past the end are not read.
 #pragma once
 
 #include <cstdint>
@@ -108,7 +110,8 @@ struct Attend {
     return V::And(V::AddU(bits, V::AddU(lsb, V::SetU(0x7fff))), V::SetU(0xffff0000u));
   }
 
-  // Heads x 32 columns of out: out = out * decay + sum over pairs of weights * rows.
+  // Heads x 32 columns of out: out = out * decay + sum over pairs of weights * rows. A pair's
+  // weights lie in two vectors of heads: rounded, rest.
   template <int Heads>
   static void Values(const uint32_t* weights, const uint16_t* cache, int64_t stride, int positions,
                      const float* decay, bool first, float* out, int64_t out_stride) {
@@ -132,7 +135,10 @@ struct Attend {
       }
       SHOAL_UNROLL
       for (int h = 0; h < Heads; ++h) {
-        const U weight = V::SetU(weights[s / 2 * kColumnHeads + h]);
+        const U rest = V::SetU(weights[(s + 1) * kColumnHeads + h]);
+        acc[h][0] = V::Dot(acc[h][0], a, rest);
+        acc[h][1] = V::Dot(acc[h][1], b, rest);
+        const U weight = V::SetU(weights[s * kColumnHeads + h]);
         acc[h][0] = V::Dot(acc[h][0], a, weight);
         acc[h][1] = V::Dot(acc[h][1], b, weight);
       }
@@ -159,17 +165,21 @@ struct Attend {
       sum = V::Mul(V::Load(state.sum), old);
     }
     for (int s = 0; s < positions; s += 2) {
-      const U even =
-          RoundPositive(M::Exp2(V::Mul(V::Sub(V::Load(scores + s * kColumnHeads), max), factor)));
-      sum = V::Add(sum, V::AsF(even));
-      U pair = V::template ShiftRight<16>(even);
+      const F even = M::Exp2(V::Mul(V::Sub(V::Load(scores + s * kColumnHeads), max), factor));
+      sum = V::Add(sum, even);
+      const U even_high = RoundPositive(even);
+      U high = V::template ShiftRight<16>(even_high);
+      U low = V::template ShiftRight<16>(V::AsU(V::Sub(even, V::AsF(even_high))));
       if (s + 1 < positions) {
-        const U odd = RoundPositive(
-            M::Exp2(V::Mul(V::Sub(V::Load(scores + (s + 1) * kColumnHeads), max), factor)));
-        sum = V::Add(sum, V::AsF(odd));
-        pair = V::Or(pair, odd);
+        const F odd =
+            M::Exp2(V::Mul(V::Sub(V::Load(scores + (s + 1) * kColumnHeads), max), factor));
+        sum = V::Add(sum, odd);
+        const U odd_high = RoundPositive(odd);
+        high = V::Or(high, odd_high);
+        low = V::Or(low, V::And(V::AsU(V::Sub(odd, V::AsF(odd_high))), V::SetU(0xffff0000u)));
       }
-      V::StoreU(weights + s / 2 * kColumnHeads, pair);
+      V::StoreU(weights + s * kColumnHeads, high);
+      V::StoreU(weights + (s + 1) * kColumnHeads, low);
     }
     V::Store(state.max, max);
     V::Store(state.sum, sum);

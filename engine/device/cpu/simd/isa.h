@@ -107,8 +107,9 @@ struct Isa {
   void (*tile_scores)(const uint32_t* q0, const uint32_t* q1, const uint16_t* cache, int64_t stride,
                       int64_t width, int positions, const uint16_t* next, float* scores0,
                       float* scores1);
-  // Folds `positions` scored rows into the state: weights to [32][16] bf16 pairs, then out = out *
-  // old + weights * rows. `scale` includes log2(e). `first`: the state is empty.
+  // Folds `positions` scored rows into the state: weights to [32][2][16] bf16 pairs (rounded, then
+  // what that left), then out = out * old + weights * rows. `scale` includes log2(e). `first`: the
+  // state is empty.
   void (*tile_values)(const float* scores, const uint16_t* cache, int64_t stride,
                       int64_t value_width, int positions, float scale, bool first,
                       uint32_t* weights, const ColumnState& state);

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "deploy/shoal/commands.h"
 #include "engine/base/status_macros.h"
+#include "engine/config/expert_placement.h"
 #include "engine/config/model_cost.h"
 #include "engine/config/read_model_config.h"
 #include "nlohmann/json.hpp"
@@ -22,18 +23,20 @@ constexpr int64_t kBatches[] = {1, 8, 64, 256};
 
 struct RankMemory {
   int64_t weight_bytes = 0;
-  int experts = 0;  // physical, over all layers
+  int64_t experts = 0;  // over all layers
 };
 
-absl::StatusOr<std::vector<RankMemory>> MemoryOfRanks(const ModelConfig& config, int ep) {
-  SHOAL_ASSIGN_OR_RETURN(const ExpertPlacement placement,
-                         ExpertPlacement::Contiguous(ep, config.RoutedExperts()));
+// Contiguous shares, in closed form: a config alone may promise millions of experts.
+absl::StatusOr<std::vector<RankMemory>> MemoryOfRanks(const ModelCost& cost, int ep) {
+  if (cost.moe_layers > 0 && ep > cost.n_routed_experts) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--ep ", ep, ": want at most one worker per expert, ", cost.n_routed_experts));
+  }
   std::vector<RankMemory> ranks(ep);
   for (int rank = 0; rank < ep; ++rank) {
-    ranks[rank].weight_bytes = WeightBytesOfRank(config, placement, RankId(rank));
-    for (int layer = 0; layer < placement.layers(); ++layer) {
-      ranks[rank].experts += static_cast<int>(placement.HeldBy(layer, RankId(rank)).size());
-    }
+    ranks[rank].experts =
+        cost.moe_layers * ExpertPlacement::ContiguousShare(cost.n_routed_experts, ep, rank);
+    ranks[rank].weight_bytes = cost.BytesWithExperts(ranks[rank].experts);
   }
   return ranks;
 }
@@ -73,6 +76,11 @@ void PrintForPeople(const std::string& directory, const ModelConfig& config, con
     absl::PrintF("Experts      %d of %d per token in %d layers, %s parameters each\n",
                  cost.num_experts_per_tok, cost.n_routed_experts, cost.moe_layers,
                  Count(cost.expert_parameters));
+  }
+  if (cost.prediction_parameters > 0) {
+    absl::PrintF("Prediction   %s more in %d multi-token-prediction layer(s), not loaded: %s with them\n",
+                 Count(cost.prediction_parameters), config.num_nextn_predict_layers,
+                 Count(cost.total_parameters + cost.prediction_parameters));
   }
   absl::PrintF("Weights      %s\n", Bytes(cost.total_bytes));
   absl::PrintF(
@@ -114,8 +122,11 @@ nlohmann::ordered_json ForPrograms(const ModelConfig& config, const ModelCost& c
        {{"total", cost.total_parameters},
         {"active", cost.active_parameters},
         {"active_with_embedding", cost.active_parameters + cost.embedding_parameters},
-        {"expert", cost.expert_parameters}}},
+        {"expert", cost.expert_parameters},
+        {"prediction", cost.prediction_parameters},
+        {"total_with_prediction", cost.total_parameters + cost.prediction_parameters}}},
       {"weight_bytes", cost.total_bytes},
+      {"prediction_bytes", cost.prediction_bytes},
       {"expert_bytes", cost.expert_bytes},
       {"cache_bytes_per_token",
        {{"latent", cost.cache_bytes_per_token},
@@ -143,8 +154,8 @@ nlohmann::ordered_json ForPrograms(const ModelConfig& config, const ModelCost& c
 
 absl::Status Inspect(const std::string& directory, int ep, bool as_json) {
   SHOAL_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(directory));
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<RankMemory> ranks, MemoryOfRanks(config, ep));
   const ModelCost cost = ComputeModelCost(config);
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<RankMemory> ranks, MemoryOfRanks(cost, ep));
   if (as_json) {
     absl::PrintF("%s\n", ForPrograms(config, cost, ranks).dump(2));
   } else {

@@ -29,16 +29,17 @@ std::string Mebibytes(int64_t bytes) {
 int64_t WeightBytes(const ShoalConfig& config, const ModelConfig& model,
                     const Checkpoint& checkpoint, const ExpertPlacement& placement, RankId rank) {
   int64_t bytes = 0;
-  for (const TensorSpec& spec : CheckpointTensors(model)) {
-    if (!IsOwned(spec, placement, rank)) continue;
+  VisitCheckpointTensors(model, [&](const TensorSpec& spec) {
+    if (!IsOwned(spec, placement, rank)) return true;
     const Checkpoint::Location* tensor = checkpoint.Find(spec.name);
-    if (tensor == nullptr) continue;  // the loader will say so
+    if (tensor == nullptr) return false;  // the loader will say so
     bytes += config.backend == "reference" ? spec.elements() * 4 : tensor->entry->bytes();
     if (const Checkpoint::Location* scales =
             checkpoint.Find(absl::StrCat(spec.name, "_scale_inv"))) {
       bytes += scales->entry->bytes();
     }
-  }
+    return true;
+  });
   return bytes;
 }
 

@@ -30,6 +30,11 @@ class ExpertPlacement {
   static absl::StatusOr<ExpertPlacement> Contiguous(int world_size,
                                                     absl::Span<const int> n_routed_experts);
 
+  // How many of a layer's `experts` rank `rank` of `world_size` then holds.
+  static int64_t ContiguousShare(int64_t experts, int64_t world_size, int64_t rank) {
+    return (rank + 1) * experts / world_size - rank * experts / world_size;
+  }
+
   // Whether it describes a model with these experts (0: a dense layer) on so many ranks. Errors:
   // InvalidArgument naming what differs.
   absl::Status CheckFits(int world_size, absl::Span<const int> n_routed_experts) const;

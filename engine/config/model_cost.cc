@@ -34,52 +34,54 @@ double ModelCost::BytesPerStep(int64_t batch, int64_t context) const {
 
 ModelCost ComputeModelCost(const ModelConfig& config) {
   ModelCost cost;
-  for (const TensorSpec& spec : CheckpointTensors(config)) {
+  for (const LayerConfig& layer : config.layers) {
+    const MoeConfig* moe = std::get_if<MoeConfig>(&layer.ffn);
+    if (moe == nullptr) continue;
+    // The same in every mixture layer of a model.
+    ++cost.moe_layers;
+    cost.n_routed_experts = moe->router.n_routed_experts;
+    cost.num_experts_per_tok = moe->router.num_experts_per_tok;
+  }
+  int counted = -1;  // the layer whose expert was counted
+  for (const TensorSpec& spec : TensorsOfOneExpert(config)) {
     const int64_t bytes = StoredBytes(config, spec);
+    if (spec.expert >= 0) {
+      if (counted < 0) counted = spec.layer;
+      if (spec.layer == counted) {
+        cost.expert_parameters += spec.elements();
+        cost.expert_bytes += bytes;
+      }
+      continue;
+    }
     cost.total_parameters += spec.elements();
     cost.total_bytes += bytes;
     if (spec.role == TensorRole::kEmbedding) {
       cost.embedding_parameters += spec.elements();
       if (!config.tie_word_embeddings) continue;  // a tied head is multiplied by
     }
-    if (spec.expert < 0) {
-      cost.active_parameters += spec.elements();
-      cost.fixed_bytes += bytes;
-    }
+    cost.active_parameters += spec.elements();
+    cost.fixed_bytes += bytes;
+  }
+  const int64_t experts = cost.moe_layers * cost.n_routed_experts;
+  cost.total_parameters += experts * cost.expert_parameters;
+  cost.total_bytes += experts * cost.expert_bytes;
+  cost.active_parameters += cost.moe_layers * cost.num_experts_per_tok * cost.expert_parameters;
+  for (const TensorSpec& spec : PredictionTensorsOfOneExpert(config)) {
+    const int64_t alike = spec.expert < 0 ? 1 : cost.n_routed_experts;
+    cost.prediction_parameters += alike * spec.elements();
+    cost.prediction_bytes += alike * StoredBytes(config, spec);
   }
   cost.cache_bytes_per_token = MakeCacheLayout(config, kCacheElementBytes).BytesPerToken();
-  for (int layer = 0; layer < static_cast<int>(config.layers.size()); ++layer) {
-    const LayerConfig& parts = config.layers[layer];
-    const MlaConfig& mla = std::get<MlaConfig>(parts.attention);
+  for (const LayerConfig& layer : config.layers) {
+    const MlaConfig& mla = std::get<MlaConfig>(layer.attention);
     const int64_t heads = mla.num_attention_heads;
     cost.mha_bytes_per_token +=
         kCacheElementBytes * heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim);
     cost.gqa_8_bytes_per_token += int64_t{kCacheElementBytes} * 2 * 8 * 128;
     cost.attention_flops_per_context_token +=
         2 * heads * (2 * mla.kv_lora_rank + mla.qk_rope_head_dim);
-    if (const MoeConfig* moe = std::get_if<MoeConfig>(&parts.ffn)) {
-      ++cost.moe_layers;
-      cost.n_routed_experts = moe->router.n_routed_experts;
-      cost.num_experts_per_tok = moe->router.num_experts_per_tok;
-    }
   }
-  // Every MoE layer of a model has the same experts: count those of the last one.
-  for (const TensorSpec& spec : CheckpointTensors(config)) {
-    if (spec.expert != 0 || spec.layer != static_cast<int>(config.layers.size()) - 1) continue;
-    cost.expert_parameters += spec.elements();
-    cost.expert_bytes += StoredBytes(config, spec);
-  }
-  cost.active_parameters += cost.moe_layers * cost.num_experts_per_tok * cost.expert_parameters;
   return cost;
-}
-
-int64_t WeightBytesOfRank(const ModelConfig& config, const ExpertPlacement& placement,
-                          RankId rank) {
-  int64_t bytes = 0;
-  for (const TensorSpec& spec : CheckpointTensors(config)) {
-    if (IsOwned(spec, placement, rank)) bytes += StoredBytes(config, spec);
-  }
-  return bytes;
 }
 
 }  // namespace shoal

@@ -5,18 +5,21 @@
 
 #include <cstdint>
 
-#include "engine/config/expert_placement.h"
 #include "engine/config/model_config.h"
 
 namespace shoal {
 
 struct ModelCost {
-  // Parameters. The multi-token-prediction layers are not counted.
+  // Parameters, those of multi-token prediction apart.
   int64_t total_parameters = 0;
   // Those that one token multiplies by: with the head, without the embedding's row.
   int64_t active_parameters = 0;
   int64_t embedding_parameters = 0;  // of the input embedding
   int64_t expert_parameters = 0;     // of one routed expert; 0 if there are none
+  // Of the num_nextn_predict_layers, copies of embedding and head included: in the checkpoint, but
+  // never loaded.
+  int64_t prediction_parameters = 0;
+  int64_t prediction_bytes = 0;
 
   // Weight bytes as stored: bf16, or FP8 with one f32 scale per block where the config says so.
   int64_t total_bytes = 0;
@@ -35,6 +38,10 @@ struct ModelCost {
   // Absorbed form: for one decoded token, per token of context.
   int64_t attention_flops_per_context_token = 0;
 
+  // Weight bytes of a rank that holds so many experts, of all layers together.
+  int64_t BytesWithExperts(int64_t experts) const {
+    return total_bytes - (moe_layers * n_routed_experts - experts) * expert_bytes;
+  }
   // FLOPs for one token decoded at `context` tokens; a multiply-add is 2.
   int64_t FlopsPerToken(int64_t context) const {
     return 2 * active_parameters + attention_flops_per_context_token * context;
@@ -46,8 +53,5 @@ struct ModelCost {
 };
 
 ModelCost ComputeModelCost(const ModelConfig& config);
-
-// Weight bytes that `rank` holds: what every rank holds, and its experts.
-int64_t WeightBytesOfRank(const ModelConfig& config, const ExpertPlacement& placement, RankId rank);
 
 }  // namespace shoal

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/config/tensor_manifest.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,34 +9,59 @@
 namespace shoal {
 namespace {
 
-class ManifestBuilder {
+// Names tensors until the visitor has seen enough. `experts` bounds those of a layer.
+class Manifest {
  public:
-  explicit ManifestBuilder(const ModelConfig& config) : config_(config) {}
+  Manifest(const ModelConfig& config, int experts, absl::FunctionRef<bool(TensorSpec)> visit)
+      : config_(config), experts_(experts), visit_(visit) {}
 
-  std::vector<TensorSpec> Build() {
+  void Model() {
     const int64_t hidden = config_.hidden_size;
     Add("model.embed_tokens", TensorRole::kEmbedding, config_.vocab_size, hidden);
-    for (size_t i = 0; i < config_.layers.size(); ++i) {
-      layer_ = static_cast<int>(i);
-      const std::string prefix = absl::StrCat("model.layers.", i, ".");
-      Add(prefix + "input_layernorm", TensorRole::kNorm, hidden);
-      std::visit([&](const auto& attention) { AddAttention(prefix + "self_attn.", attention); },
-                 config_.layers[i].attention);
-      Add(prefix + "post_attention_layernorm", TensorRole::kNorm, hidden);
-      std::visit([&](const auto& ffn) { AddFeedForward(prefix + "mlp.", ffn); },
-                 config_.layers[i].ffn);
+    for (size_t i = 0; i < config_.layers.size() && wanted_; ++i) {
+      AddLayer(static_cast<int>(i), config_.layers[i]);
     }
-    layer_ = -1;
     Add("model.norm", TensorRole::kNorm, hidden);
     if (!config_.tie_word_embeddings) {
       Add("lm_head", TensorRole::kHead, config_.vocab_size, hidden);
     }
-    return std::move(specs_);
+  }
+
+  // DeepSeek-V3, arXiv:2412.19437 sec. 2.2: a layer like the last, with copies of embedding and
+  // head.
+  void Prediction() {
+    const int64_t hidden = config_.hidden_size;
+    const int layers = static_cast<int>(config_.layers.size());
+    for (int i = layers; i < layers + config_.num_nextn_predict_layers; ++i) {
+      const std::string prefix = absl::StrCat("model.layers.", i, ".");
+      Add(prefix + "embed_tokens", TensorRole::kEmbedding, config_.vocab_size, hidden);
+      Add(prefix + "enorm", TensorRole::kNorm, hidden);
+      Add(prefix + "hnorm", TensorRole::kNorm, hidden);
+      Add(prefix + "eh_proj", TensorRole::kHead, hidden, 2 * hidden);  // not quantised either
+      AddLayer(i, config_.layers.back());
+      Add(prefix + "shared_head.norm", TensorRole::kNorm, hidden);
+      Add(prefix + "shared_head.head", TensorRole::kHead, config_.vocab_size, hidden);
+    }
   }
 
  private:
   void Add(const std::string& name, TensorRole role, int64_t rows, int64_t cols = 0) {
-    specs_.push_back({name + ".weight", role, rows, cols, layer_, expert_});
+    Visit({name + ".weight", role, rows, cols, layer_, expert_});
+  }
+
+  void Visit(TensorSpec spec) {
+    if (wanted_) wanted_ = visit_(std::move(spec));
+  }
+
+  void AddLayer(int i, const LayerConfig& layer) {
+    layer_ = i;
+    const std::string prefix = absl::StrCat("model.layers.", i, ".");
+    Add(prefix + "input_layernorm", TensorRole::kNorm, config_.hidden_size);
+    std::visit([&](const auto& attention) { AddAttention(prefix + "self_attn.", attention); },
+               layer.attention);
+    Add(prefix + "post_attention_layernorm", TensorRole::kNorm, config_.hidden_size);
+    std::visit([&](const auto& ffn) { AddFeedForward(prefix + "mlp.", ffn); }, layer.ffn);
+    layer_ = -1;
   }
 
   void AddAttention(const std::string& prefix, const MlaConfig& mla) {
@@ -70,10 +96,11 @@ class ManifestBuilder {
   void AddFeedForward(const std::string& prefix, const MoeConfig& moe) {
     Add(prefix + "gate", TensorRole::kRouter, moe.router.n_routed_experts, config_.hidden_size);
     if (moe.router.topk_method == TopkMethod::kNoAuxTc) {
-      specs_.push_back({prefix + "gate.e_score_correction_bias", TensorRole::kRouterBias,
-                        moe.router.n_routed_experts, 0, layer_, -1});
+      Visit({prefix + "gate.e_score_correction_bias", TensorRole::kRouterBias,
+             moe.router.n_routed_experts, 0, layer_, -1});
     }
-    for (expert_ = 0; expert_ < moe.router.n_routed_experts; ++expert_) {
+    const int experts = std::min(moe.router.n_routed_experts, experts_);
+    for (expert_ = 0; expert_ < experts && wanted_; ++expert_) {
       AddMlp(absl::StrCat(prefix, "experts.", expert_, "."), moe.moe_intermediate_size);
     }
     expert_ = -1;
@@ -84,15 +111,44 @@ class ManifestBuilder {
   }
 
   const ModelConfig& config_;
-  std::vector<TensorSpec> specs_;
+  const int experts_;
+  const absl::FunctionRef<bool(TensorSpec)> visit_;
+  bool wanted_ = true;
   int layer_ = -1;
   int expert_ = -1;
 };
 
 }  // namespace
 
+void VisitCheckpointTensors(const ModelConfig& config, absl::FunctionRef<bool(TensorSpec)> visit) {
+  Manifest(config, config.MaxRoutedExperts(), visit).Model();
+}
+
 std::vector<TensorSpec> CheckpointTensors(const ModelConfig& config) {
-  return ManifestBuilder(config).Build();
+  std::vector<TensorSpec> specs;
+  VisitCheckpointTensors(config, [&](TensorSpec spec) {
+    specs.push_back(std::move(spec));
+    return true;
+  });
+  return specs;
+}
+
+std::vector<TensorSpec> TensorsOfOneExpert(const ModelConfig& config) {
+  std::vector<TensorSpec> specs;
+  Manifest(config, 1, [&](TensorSpec spec) {
+    specs.push_back(std::move(spec));
+    return true;
+  }).Model();
+  return specs;
+}
+
+std::vector<TensorSpec> PredictionTensorsOfOneExpert(const ModelConfig& config) {
+  std::vector<TensorSpec> specs;
+  Manifest(config, 1, [&](TensorSpec spec) {
+    specs.push_back(std::move(spec));
+    return true;
+  }).Prediction();
+  return specs;
 }
 
 }  // namespace shoal

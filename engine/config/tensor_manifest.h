@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "engine/config/expert_placement.h"
 #include "engine/config/model_config.h"
 
@@ -32,8 +33,16 @@ struct TensorSpec {
   int64_t elements() const { return cols == 0 ? rows : rows * cols; }
 };
 
-// Layers from num_hidden_layers on (multi-token prediction) are not listed.
+// Calls `visit` for one tensor after the other until it returns false. A config in range may
+// promise millions that its checkpoint does not hold. Layers from num_hidden_layers on (multi-token
+// prediction) are not listed.
+void VisitCheckpointTensors(const ModelConfig& config, absl::FunctionRef<bool(TensorSpec)> visit);
 std::vector<TensorSpec> CheckpointTensors(const ModelConfig& config);
+
+// Of each mixture layer's experts, which are all alike, the first alone: what counting needs.
+std::vector<TensorSpec> TensorsOfOneExpert(const ModelConfig& config);
+// The same for the num_nextn_predict_layers that follow, which no forward pass of ours reads.
+std::vector<TensorSpec> PredictionTensorsOfOneExpert(const ModelConfig& config);
 
 // Attention and shared parts belong to every rank, an expert to its holders.
 inline bool IsOwned(const TensorSpec& spec, const ExpertPlacement& placement, RankId rank) {

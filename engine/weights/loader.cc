@@ -2,8 +2,11 @@
 #include "engine/weights/loader.h"
 
 #include <cstring>
+#include <limits>
 #include <utility>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
@@ -28,6 +31,29 @@ absl::Status WrongTensor(absl::string_view name, const std::vector<int64_t>& sha
                                                  dtypes, ", checkpoint has ", found.ToString()));
 }
 
+// A config that counts fewer layers than the checkpoint holds describes another model, whose logits
+// would look plausible.
+absl::Status CheckLayers(const Checkpoint& checkpoint, const ModelConfig& config) {
+  constexpr absl::string_view kPrefix = "model.layers.";
+  const int64_t known = static_cast<int64_t>(config.layers.size()) + config.num_nextn_predict_layers;
+  const std::string* unexpected = nullptr;
+  int64_t first = std::numeric_limits<int64_t>::max();
+  for (auto it = checkpoint.tensors().lower_bound(std::string(kPrefix));
+       it != checkpoint.tensors().end() && absl::StartsWith(it->first, kPrefix); ++it) {
+    const absl::string_view rest = absl::string_view(it->first).substr(kPrefix.size());
+    int64_t layer = 0;
+    if (!absl::SimpleAtoi(rest.substr(0, rest.find('.')), &layer)) continue;
+    if (layer < known || layer >= first) continue;
+    first = layer;
+    unexpected = &it->first;
+  }
+  if (unexpected == nullptr) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      *unexpected, ": want layers 0..", known - 1, " (num_hidden_layers ", config.layers.size(),
+      ", num_nextn_predict_layers ", config.num_nextn_predict_layers,
+      "), checkpoint has layer ", first));
+}
+
 TensorView ViewOf(void* data, DType dtype, const std::vector<int64_t>& shape) {
   return shape.size() == 1 ? TensorView(data, dtype, {shape[0]})
                            : TensorView(data, dtype, {shape[0], shape[1]});
@@ -43,12 +69,16 @@ absl::StatusOr<std::unique_ptr<WeightLoader>> WeightLoader::Create(
     absl::MutexLock lock(&loader->mutex_);
     loader->progress_ = std::move(progress);
   }
-  for (TensorSpec& spec : CheckpointTensors(config)) {
-    if (!IsOwned(spec, placement, rank)) continue;
-    SHOAL_RETURN_IF_ERROR(loader->Check(spec));
+  SHOAL_RETURN_IF_ERROR(CheckLayers(checkpoint, config));
+  absl::Status status;
+  VisitCheckpointTensors(config, [&](TensorSpec spec) {
+    if (!IsOwned(spec, placement, rank)) return true;
+    status = loader->Check(spec);
     const std::string name = spec.name;
     loader->specs_.emplace(name, std::move(spec));
-  }
+    return status.ok();
+  });
+  if (!status.ok()) return status;
   return loader;
 }
 

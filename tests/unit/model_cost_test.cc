@@ -3,6 +3,15 @@
 // their published parameter counts, their cache sizes, and the bytes that a decode step moves.
 #include "engine/config/model_cost.h"
 
+#include <string>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "engine/config/expert_placement.h"
+#include "engine/config/read_model_config.h"
+#include "engine/config/tensor_manifest.h"
+#include "engine/weights/checkpoint.h"
 #include "gtest/gtest.h"
 #include "tests/unit/released_configs.h"
 
@@ -62,18 +71,72 @@ TEST(ModelCost, FlopsAndBytesOfADecodedToken) {
 TEST(ModelCost, RanksShareTheExpertsAndNothingElse) {
   const ModelConfig config = *ParseModelConfig(kConfigV2Lite, "");
   const ModelCost cost = ComputeModelCost(config);
-  const auto routed = config.RoutedExperts();
-  EXPECT_EQ(WeightBytesOfRank(config, *ExpertPlacement::Contiguous(1, routed), RankId(0)),
-            cost.total_bytes);
-  const int64_t all_experts = cost.moe_layers * cost.n_routed_experts * cost.expert_bytes;
-  const auto four = *ExpertPlacement::Contiguous(4, routed);
-  int64_t sum = 0;
-  for (int rank = 0; rank < 4; ++rank) {
-    const int64_t bytes = WeightBytesOfRank(config, four, RankId(rank));
-    EXPECT_EQ(bytes, cost.total_bytes - all_experts + all_experts / 4);
-    sum += bytes;
+  const int64_t all = cost.moe_layers * cost.n_routed_experts;
+  EXPECT_EQ(cost.BytesWithExperts(all), cost.total_bytes);
+  for (int ranks : {1, 3, 4, 64}) {
+    const auto placement = *ExpertPlacement::Contiguous(ranks, config.RoutedExperts());
+    for (int rank = 0; rank < ranks; ++rank) {
+      int64_t held = 0;
+      int64_t bytes = 0;
+      for (const TensorSpec& spec : CheckpointTensors(config)) {
+        if (IsOwned(spec, placement, RankId(rank))) bytes += 2 * spec.elements();
+      }
+      for (int layer = 0; layer < placement.layers(); ++layer) {
+        held += static_cast<int64_t>(placement.HeldBy(layer, RankId(rank)).size());
+      }
+      EXPECT_EQ(held, cost.moe_layers *
+                          ExpertPlacement::ContiguousShare(cost.n_routed_experts, ranks, rank));
+      EXPECT_EQ(cost.BytesWithExperts(held), bytes);
+    }
   }
-  EXPECT_EQ(sum, 4 * (cost.total_bytes - all_experts) + all_experts);
+}
+
+// DeepSeek: "The total size of DeepSeek-V3 models on Hugging Face is 685B, which includes 671B of
+// the main model weights and 14B of the multi-token prediction (MTP) module weights."
+TEST(ModelCost, MultiTokenPredictionIsCountedApart) {
+  const ModelCost v3 = CostOf(kConfigV3);
+  EXPECT_NEAR(v3.prediction_parameters / 1e9, 13.46, 0.01);
+  EXPECT_NEAR((v3.total_parameters + v3.prediction_parameters) / 1e9, 684.49, 0.01);
+  EXPECT_EQ(CostOf(kConfigV2).prediction_parameters, 0);
+}
+
+// Every tensor of the bundled checkpoint, those of multi-token prediction included, to the last
+// parameter.
+TEST(ModelCost, EqualsWhatACheckpointHolds) {
+  const std::string folder = std::string(SHOAL_SOURCE_DIR) + "/deploy/models/shoal-tiny";
+  const ModelConfig config = *ReadModelConfig(folder);
+  const auto checkpoint = Checkpoint::Open(folder);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  int64_t main = 0, prediction = 0;
+  for (const auto& [name, location] : (*checkpoint)->tensors()) {
+    int64_t elements = 1;
+    for (int64_t dim : location.entry->shape) elements *= dim;
+    const bool extra = absl::StartsWith(
+        name, absl::StrCat("model.layers.", config.layers.size(), "."));
+    (extra ? prediction : main) += elements;
+  }
+  const ModelCost cost = ComputeModelCost(config);
+  EXPECT_EQ(cost.total_parameters, main);
+  EXPECT_EQ(cost.prediction_parameters, prediction);
+  EXPECT_GT(prediction, 0);
+}
+
+// The largest numbers that a config may hold: counted without listing, and within 64 bits.
+TEST(ModelCost, AbsurdConfigsAreCountedAtOnce) {
+  ModelConfig config = *ParseModelConfig(kConfigV3, "");
+  LayerConfig layer = config.layers.back();
+  auto& moe = std::get<MoeConfig>(layer.ffn);
+  moe.router.n_routed_experts = 8192;
+  moe.moe_intermediate_size = config.hidden_size = 1 << 18;
+  config.layers.assign(1024, layer);
+  const absl::Time start = absl::Now();
+  const ModelCost cost = ComputeModelCost(config);
+  int seen = 0;
+  VisitCheckpointTensors(config, [&](const TensorSpec&) { return ++seen < 100; });
+  EXPECT_LT(absl::Now() - start, absl::Seconds(1));
+  EXPECT_EQ(seen, 100);
+  EXPECT_GT(cost.total_parameters, int64_t{1024} * 8192 * 3 << 36);
+  EXPECT_GT(cost.total_bytes, cost.total_parameters);
 }
 
 }  // namespace

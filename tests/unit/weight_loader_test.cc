@@ -186,6 +186,23 @@ TEST_F(BrokenCheckpoint, MissingTensor) {
   Expect(kMissing, "model.layers.1.mlp.experts.5.up_proj.weight: want [160, 192]");
 }
 
+TEST_F(BrokenCheckpoint, MoreLayersThanTheConfigCounts) {
+  copy_.WriteSingle();
+  std::string config = copy_.ReadText("config.json");
+  const auto parsed = ReadModelConfig(copy_.folder());
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const int layers = static_cast<int>(parsed->layers.size());
+  ASSERT_EQ(parsed->num_nextn_predict_layers, 1);
+  const std::string key = absl::StrCat("\"num_hidden_layers\": ", layers);
+  ASSERT_NE(config.find(key), std::string::npos);
+  config.replace(config.find(key), key.size(),
+                 absl::StrCat("\"num_hidden_layers\": ", layers - 1));
+  copy_.WriteText("config.json", config);
+  Expect(kInvalid, absl::StrCat("model.layers.", layers, "."));
+  Expect(kInvalid, absl::StrCat(": want layers 0..", layers - 1, " (num_hidden_layers ", layers - 1,
+                                ", num_nextn_predict_layers 1), checkpoint has layer ", layers));
+}
+
 TEST_F(BrokenCheckpoint, WrongShape) {
   auto& tensor = copy_.tensors.at("model.layers.1.self_attn.o_proj.weight");
   std::swap(tensor.shape[0], tensor.shape[1]);

@@ -32,6 +32,7 @@ namespace shoal {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using nlohmann::literals::operator"" _json_pointer;
 
 constexpr int64_t kShardBytes = int64_t{4} << 30;
 constexpr int64_t kPieceBytes = int64_t{16} << 20;  // what one thread writes at a time
@@ -274,6 +275,30 @@ absl::Status WriteText(const std::string& path, const std::string& text) {
                     : absl::UnavailableError(absl::StrCat(path, ": cannot write"));
 }
 
+// Copies tokenizer.json with a token for every id that it lacks, so that it matches the model:
+// "unused2048", which no text can become.
+absl::Status WriteTokenizer(const Options& options, int vocab_size) {
+  const std::string source = options.tokenizer + "/tokenizer.json";
+  std::ifstream in(source);
+  nlohmann::json tokenizer = nlohmann::json::parse(in, nullptr, false);
+  if (tokenizer.is_discarded() || !tokenizer.contains("/model/vocab"_json_pointer)) {
+    return absl::InvalidArgumentError(absl::StrCat(source, ": not a tokenizer"));
+  }
+  std::vector<bool> used(vocab_size, false);
+  const auto use = [&](const nlohmann::json& id) {
+    if (id.is_number_unsigned() && id < vocab_size) used[id.get<size_t>()] = true;
+  };
+  nlohmann::json& vocabulary = tokenizer["model"]["vocab"];
+  for (const auto& [token, id] : vocabulary.items()) use(id);
+  for (const auto& added : tokenizer.value("added_tokens", nlohmann::json::array())) {
+    use(added.value("id", nlohmann::json()));
+  }
+  for (int id = 0; id < vocab_size; ++id) {
+    if (!used[id]) vocabulary[absl::StrCat("unused", id)] = id;
+  }
+  return WriteText(options.directory + "/tokenizer.json", tokenizer.dump() + "\n");
+}
+
 absl::Status MakeCheckpoint(const Options& options) {
   Json config = BaseConfig(options.family);
   if (options.fp8) {
@@ -299,10 +324,11 @@ absl::Status MakeCheckpoint(const Options& options) {
   std::filesystem::create_directories(options.directory, error);
   SHOAL_RETURN_IF_ERROR(WriteText(options.directory + "/config.json", config.dump(2) + "\n"));
   if (!options.tokenizer.empty()) {
-    for (const char* name : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}) {
+    for (const char* name : {"tokenizer_config.json", "generation_config.json"}) {
       std::filesystem::copy_file(options.tokenizer + "/" + name, options.directory + "/" + name,
                                  std::filesystem::copy_options::overwrite_existing, error);
     }
+    SHOAL_RETURN_IF_ERROR(WriteTokenizer(options, parsed.vocab_size));
   }
   const Values values;
   const std::vector<Shard> shards = PlanShards(parsed);
@@ -334,7 +360,7 @@ int main(int argc, char** argv) {
       ->allow_extra_args(false);
   app.add_flag("--fp8", options.fp8, "E4M3 weights in 128x128 blocks");
   app.add_option("--seed", options.seed, "Same seed, same file")->capture_default_str();
-  app.add_option("--tokenizer", options.tokenizer, "Folder whose tokenizer files are copied");
+  app.add_option("--tokenizer", options.tokenizer, "Folder whose tokenizer files are copied, filled up to vocab_size");
   CLI11_PARSE(app, argc, argv);
   const absl::Status status = shoal::MakeCheckpoint(options);
   if (status.ok()) return 0;

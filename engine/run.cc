@@ -19,6 +19,7 @@
 #include "engine/sample/sampler.h"
 #include "engine/text/stream_decoder.h"
 #include "engine/text/tokenizer.h"
+#include "engine/tokenizer_match.h"
 
 namespace shoal {
 namespace {
@@ -29,11 +30,7 @@ constexpr int kBlockTokens = 64;
 absl::StatusOr<std::vector<int32_t>> PromptTokens(const RunOptions& options,
                                                   const ModelConfig& config,
                                                   const Tokenizer& tokenizer) {
-  if (tokenizer.vocab_size() > config.vocab_size) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        options.model, ": tokenizer.json has ", tokenizer.vocab_size(),
-        " tokens, config.json's vocab_size is ", config.vocab_size, ": they do not match"));
-  }
+  SHOAL_RETURN_IF_ERROR(CheckTokenizerMatches(options.model, config, tokenizer));
   std::vector<int32_t> tokens = tokenizer.Encode(options.prompt, Tokenizer::Matching::kAddedTokens);
   if (const auto bos = tokenizer.bos_token_id(); bos.has_value()) {
     if (tokens.empty() || tokens[0] != *bos) tokens.insert(tokens.begin(), *bos);

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "absl/synchronization/mutex.h"
+#include "deploy/shoal/build_id.h"
 #include "deploy/shoal/commands.h"
 
 int main(int argc, char** argv) {
@@ -10,7 +11,7 @@ int main(int argc, char** argv) {
   // all of them meet at one spin lock. The tests keep it.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   CLI::App app{"Shoal serves Mixture-of-Experts models on clusters, exactly."};
-  app.set_version_flag("--version", SHOAL_VERSION);
+  app.set_version_flag("--version", "shoal " + shoal::BuildId());
   app.require_subcommand(1);
   int exit_code = 0;
   shoal::AddServeCommand(app, exit_code);

@@ -8,6 +8,7 @@
 #include "deploy/shoal/fingerprint.h"
 #include "engine/base/status_macros.h"
 #include "engine/config/read_model_config.h"
+#include "engine/tokenizer_match.h"
 #include "spdlog/spdlog.h"
 
 namespace shoal {
@@ -63,11 +64,7 @@ absl::StatusOr<ServedModel> OpenServedModel(const ShoalConfig& config) {
   ServedModel model;
   SHOAL_ASSIGN_OR_RETURN(model.config, ReadModelConfig(config.model));
   SHOAL_ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(config.model));
-  if (model.tokenizer->vocab_size() > model.config.vocab_size) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        config.model, ": the tokenizer has ids up to ", model.tokenizer->vocab_size() - 1,
-        ", the model's vocabulary has ", model.config.vocab_size));
-  }
+  SHOAL_RETURN_IF_ERROR(CheckTokenizerMatches(config.model, model.config, *model.tokenizer));
   if (!config.chat_format.empty()) {
     SHOAL_ASSIGN_OR_RETURN(model.chat_format, ParseChatFormat(config.chat_format));
   } else if (absl::StatusOr<ChatFormat> format = DetectChatFormat(config.model); format.ok()) {

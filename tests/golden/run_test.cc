@@ -87,7 +87,7 @@ TEST(Run, ATokenizerThatDoesNotMatch) {
   options.model = folder;
   const absl::Status status = shoal::Run(options, [](absl::string_view) {});
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("vocab_size is 384: they do not match"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("ids up to 2047, config.json's vocab_size is 384: they do not match"));
   std::filesystem::remove_all(folder);
 }
 

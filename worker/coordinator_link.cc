@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "engine/base/status_macros.h"
@@ -39,6 +40,22 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const TlsF
   SHOAL_ASSIGN_OR_RETURN(options.pem_private_key, ReadFile(tls.key));
   SHOAL_ASSIGN_OR_RETURN(options.pem_cert_chain, ReadFile(tls.certificate));
   return grpc::SslCredentials(options);
+}
+
+// What gRPC says of a handshake that failed, with what it means for whoever started this worker.
+std::string ExplainFailure(const std::string& message, bool tls) {
+  const auto says = [&](absl::string_view part) { return absl::StrContains(message, part); };
+  absl::string_view hint;
+  if (says("wrong version number")) {
+    hint = " (it speaks no TLS: it has no --cluster-cert, this worker has one)";
+  } else if (says("certificate verify failed")) {
+    hint = " (its certificate is not signed by --cluster-ca, or is for another host)";
+  } else if (says("failed to connect") && says("Socket closed")) {
+    // It hung up in the middle of the handshake, and TLS does not say why.
+    hint = tls ? " (does its --cluster-ca sign this worker's certificate?)"
+               : " (does it want TLS? this worker has no --cluster-cert)";
+  }
+  return absl::StrCat(message, hint);
 }
 
 }  // namespace
@@ -195,7 +212,8 @@ void CoordinatorLink::Stream::OnDone(const grpc::Status& status) {
   absl::MutexLock lock(&mutex_);
   status_ = status.ok() ? absl::UnavailableError("the coordinator closed the stream")
                         : absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                                       status.error_message());
+                                       ExplainFailure(status.error_message(),
+                                                      options_.tls.enabled()));
   done_ = true;
 }
 

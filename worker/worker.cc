@@ -23,6 +23,8 @@ constexpr absl::Duration kConnectTimeout = absl::Seconds(10);
 constexpr absl::Duration kConnectGrace = absl::Seconds(2);
 constexpr absl::Duration kMinBackoff = absl::Milliseconds(50);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(2);
+// How often a worker says that it still cannot join.
+constexpr absl::Duration kReportPeriod = absl::Seconds(30);
 
 // A coordinator that ends the stream in one of these ways will do so again.
 bool IsForGood(const absl::Status& status) {
@@ -123,6 +125,8 @@ absl::Status Worker::Run() {
                          CreateKernels(options_.backend, BackendOptions{options_.threads}));
   absl::Duration backoff = kMinBackoff;
   absl::Time last_contact = absl::Now();
+  std::string last_reason;
+  absl::Time next_report = absl::InfinitePast();
   while (!stopped()) {
     if (fabric_ == nullptr) SHOAL_RETURN_IF_ERROR(OpenFabric());
     proto::Hello hello;
@@ -164,9 +168,12 @@ absl::Status Worker::Run() {
       return absl::UnavailableError(
           absl::StrCat("coordinator ", options_.link.coordinator, ": ", status.message()));
     }
-    spdlog::log(backoff < kMaxBackoff ? spdlog::level::info : spdlog::level::debug,
-                "coordinator {}: {}; dialling again", options_.link.coordinator,
-                std::string(status.message()));
+    // Once for each reason, and again from time to time, for who comes to look later.
+    const bool news = status.message() != last_reason || absl::Now() >= next_report;
+    if (news) next_report = absl::Now() + kReportPeriod;
+    last_reason = std::string(status.message());
+    spdlog::log(news ? spdlog::level::info : spdlog::level::debug,
+                "coordinator {}: {}; dialling again", options_.link.coordinator, last_reason);
     SleepUnlessStopped(backoff);
     backoff = std::min(backoff * 2, kMaxBackoff);
   }
@@ -196,6 +203,11 @@ absl::Status Worker::Serve(CoordinatorLink& link) {
       OnPlan(link, message->step_plan());
     } else if (message->has_assign_rank()) {
       SHOAL_RETURN_IF_ERROR(OnAssign(link, message->assign_rank()));
+    } else if (message->has_standby()) {
+      spdlog::info(
+          "coordinator {}: all {} ranks are taken, {} workers are connected: standing by for one "
+          "to become empty",
+          options_.link.coordinator, message->standby().workers(), message->standby().connected());
     } else if (message->has_shutdown()) {
       link.Finish(absl::Now() + absl::Milliseconds(500));
       if (options_.supervised) return absl::OkStatus();

@@ -16,6 +16,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "coordinator/link/translate.h"
@@ -75,6 +76,15 @@ absl::Status Differs(absl::string_view what, absl::string_view wanted, absl::str
   if (wanted == found) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat("worker refused: ", what, ": the cluster has '",
                                                     wanted, "', the worker '", found, "'"));
+}
+
+// Fingerprints are of config.json and of the weights; says which of them is another.
+absl::Status CheckModel(const std::string& wanted, const std::string& found) {
+  const std::pair<std::string, std::string> ours = absl::StrSplit(wanted, absl::MaxSplits('-', 1));
+  const std::pair<std::string, std::string> theirs =
+      absl::StrSplit(found, absl::MaxSplits('-', 1));
+  SHOAL_RETURN_IF_ERROR(Differs("fingerprint of config.json", ours.first, theirs.first));
+  return Differs("fingerprint of the weights", ours.second, theirs.second);
 }
 
 }  // namespace
@@ -180,7 +190,7 @@ absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
   SHOAL_RETURN_IF_ERROR(Differs("protocol version", absl::StrCat(kProtocolVersion),
                                 absl::StrCat(hello.protocol_version())));
   SHOAL_RETURN_IF_ERROR(Differs("build", wanted.build, hello.build()));
-  SHOAL_RETURN_IF_ERROR(Differs("model and weights", wanted.model, hello.model()));
+  SHOAL_RETURN_IF_ERROR(CheckModel(wanted.model, hello.model()));
   SHOAL_RETURN_IF_ERROR(Differs("numerics", numerics_, hello.numerics()));
   SHOAL_RETURN_IF_ERROR(Differs("transport", transport_, hello.transport()));
   SHOAL_RETURN_IF_ERROR(Differs("block-tokens", absl::StrCat(wanted.block_tokens),
@@ -206,6 +216,7 @@ absl::Status WorkerLink::Server::OnHello(WorkerSession& session, const proto::He
   identity.pid = hello.pid();
   WorkerSession* previous = nullptr;
   WorkerId previous_worker;
+  int connected = 0;
   {
     absl::MutexLock lock(&mutex_);
     if (session.identity.has_value()) return absl::InvalidArgumentError("a second hello");
@@ -230,6 +241,7 @@ absl::Status WorkerLink::Server::OnHello(WorkerSession& session, const proto::He
     session.endpoint = hello.endpoint();
     session.boot_nonce = hello.boot_nonce();
     joined_[identity.worker] = &session;
+    connected = static_cast<int>(joined_.size());
   }
   if (previous != nullptr) post_(WorkerLost{previous_worker, "the worker dialled anew"});
   WorkerJoined joined;
@@ -241,6 +253,12 @@ absl::Status WorkerLink::Server::OnHello(WorkerSession& session, const proto::He
   if (hello.has_wanted_rank()) joined.wanted_rank = RankId(hello.wanted_rank());
   if (!post_(std::move(joined)))
     return absl::ResourceExhaustedError("the coordinator's event queue is full");
+  if (options_.workers > 0 && connected > options_.workers) {
+    auto message = std::make_shared<proto::CoordinatorMessage>();
+    message->mutable_standby()->set_workers(options_.workers);
+    message->mutable_standby()->set_connected(connected);
+    session.Send(std::move(message));
+  }
   return absl::OkStatus();
 }
 

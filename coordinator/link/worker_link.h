@@ -29,7 +29,7 @@ struct LinkTls {
 // sets them for as long as any worker is connected.
 struct UnitIdentity {
   std::string build;
-  std::string model;
+  std::string model;  // fingerprint: "CONFIG-WEIGHTS"
   std::string numerics;
   std::string transport;
   int block_tokens = 0;
@@ -48,6 +48,7 @@ struct WorkerLinkOptions {
   std::string listen = "127.0.0.1:0";  // HOST:PORT
   LinkTls tls;
   UnitIdentity identity;
+  int workers = 0;      // ranks of the unit: more workers are told that they stand by; 0: unknown
   int token_limit = 0;  // of the tokenizer: ids from here on are never to be sampled; 0: none
   size_t max_message_bytes = size_t{64} << 20;
   size_t max_workers = 4096;            // connections; more are refused

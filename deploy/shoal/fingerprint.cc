@@ -44,8 +44,9 @@ class Sha256 {
 absl::StatusOr<std::string> ModelFingerprint(const Checkpoint& checkpoint) {
   SHOAL_ASSIGN_OR_RETURN(const std::string config,
                          ReadSmallFile(checkpoint.directory() + "/config.json"));
+  Sha256 config_hash;
+  config_hash.Add(config);
   Sha256 hash;
-  hash.Add(config);
   int64_t total = 0;
   for (const auto& [name, location] : checkpoint.tensors()) {
     hash.Add(absl::StrCat(name, " ", location.entry->dtype_name, " ",
@@ -71,7 +72,7 @@ absl::StatusOr<std::string> ModelFingerprint(const Checkpoint& checkpoint) {
     }
     position += size;
   }
-  return hash.Hex();
+  return absl::StrCat(config_hash.Hex(), "-", hash.Hex());
 }
 
 }  // namespace shoal

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "coordinator/api/api_keys.h"
 #include "deploy/shoal/build_id.h"
 #include "engine/base/status_macros.h"
 #include "spdlog/spdlog.h"
@@ -43,6 +44,11 @@ Head::Head(const ShoalConfig& config, const ServedModel& model)
 
 Head::~Head() { Stop(absl::Now()); }
 
+absl::Status Head::CheckFiles(const ShoalConfig& config) {
+  if (config.api_keys.empty()) return absl::OkStatus();
+  return ApiKeys::Load(config.api_keys).status();
+}
+
 absl::StatusOr<std::unique_ptr<Head>> Head::Create(const ShoalConfig& config,
                                                    const ServedModel& model,
                                                    HeadObservers observers) {
@@ -68,6 +74,7 @@ absl::StatusOr<std::unique_ptr<Head>> Head::Create(const ShoalConfig& config,
   options.link.identity.block_tokens = config.block_tokens;
   options.link.identity.max_batch_rows = config.max_batch_rows;
   options.link.identity.max_running = config.max_running;
+  options.link.workers = config.workers;
   options.link.token_limit = model.tokenizer->vocab_size();
   options.link.on_progress = [progress = head->progress_.get()](const WorkerIdentity& worker,
                                                                 int64_t done, int64_t total) {

@@ -312,7 +312,7 @@ def test_a_worker_that_differs_is_refused_with_both_values(tmp_path):
         head.wait_until_listening()
         before = complete(head.url)
         for flags, model, what in (
-                ((), tampered_model(tmp_path), "model and weights"),
+                ((), tampered_model(tmp_path), "fingerprint of the weights"),
                 (("--backend", "reference"), MODEL, "numerics"),
                 (("--block-tokens", "32"), MODEL, "block-tokens: the cluster has '64', the worker '32'"),
                 (("--max-batch-rows", "256"), MODEL, "max-batch-rows: the cluster has '512', the worker '256'")):

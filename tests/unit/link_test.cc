@@ -143,7 +143,9 @@ TEST_F(LinkTest, AWorkerThatDiffersIsRefusedWithBothValues) {
           {[](proto::Hello& hello) { hello.set_build("build-b"); },
            {"build", "'build-a'", "'build-b'"}},
           {[](proto::Hello& hello) { hello.set_model("model-b"); },
-           {"model", "'model-a'", "'model-b'"}},
+           {"fingerprint of the weights", "'a'", "'b'"}},
+          {[](proto::Hello& hello) { hello.set_model("other-a"); },
+           {"fingerprint of config.json", "'model'", "'other'"}},
           {[](proto::Hello& hello) { hello.set_numerics("cpu"); },
            {"numerics", "'reference'", "'cpu'"}},
           {[](proto::Hello& hello) { hello.set_transport("grpc"); },
@@ -166,6 +168,26 @@ TEST_F(LinkTest, AWorkerThatDiffersIsRefusedWithBothValues) {
   }
   // Nobody but the first has joined or been lost.
   EXPECT_TRUE(std::holds_alternative<Tick>(events_.Next(absl::Milliseconds(50))));
+}
+
+TEST_F(LinkTest, AWorkerTooManyHearsThatItStandsBy) {
+  Start([](WorkerLinkOptions& options) { options.workers = 2; });
+  std::vector<std::unique_ptr<CoordinatorLink>> workers;
+  for (int i = 0; i < 2; ++i) {
+    workers.push_back(Dial(GoodHello()));
+    Join(*workers.back());
+    const auto nothing = workers.back()->Receive(absl::Now() + absl::Milliseconds(50));
+    ASSERT_TRUE(nothing.ok()) << nothing.status();
+    EXPECT_EQ(*nothing, nullptr);
+  }
+  workers.push_back(Dial(GoodHello()));
+  Join(*workers.back());
+  const auto message = workers.back()->Receive(Soon());
+  ASSERT_TRUE(message.ok()) << message.status();
+  ASSERT_NE(*message, nullptr);
+  ASSERT_TRUE((*message)->has_standby());
+  EXPECT_EQ((*message)->standby().workers(), 2);
+  EXPECT_EQ((*message)->standby().connected(), 3);
 }
 
 TEST_F(LinkTest, NumericsAreTheFirstWorkersAsLongAsOneIsThere) {

@@ -7,6 +7,7 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <limits>
 #include <map>
 #include <utility>
 #include <vector>
@@ -45,6 +46,7 @@ const std::multimap<std::string, std::string>& Aliases() {
       {"shoal_request_queue_time_seconds", "vllm:request_queue_time_seconds"},
       {"shoal_request_prefill_time_seconds", "vllm:request_prefill_time_seconds"},
       {"shoal_request_decode_time_seconds", "vllm:request_decode_time_seconds"},
+      {"shoal_cache_block_lifetime_seconds", "vllm:kv_block_lifetime_seconds"},
   };
   return kAliases;
 }
@@ -69,6 +71,22 @@ class SnapshotFamilies {
       metric.gauge.value = value;
     }
     families_.back().metric.push_back(std::move(metric));
+  }
+
+  void Add(const std::string& name, const std::string& help, const BlockLifetimes& lifetimes) {
+    ClientMetric metric;
+    metric.label = labels_;
+    uint64_t count = 0;
+    for (size_t i = 0; i < lifetimes.counts.size(); ++i) {
+      count += static_cast<uint64_t>(lifetimes.counts[i]);
+      const double bound = i < BlockLifetimes::kBounds.size()
+                               ? BlockLifetimes::kBounds[i]
+                               : std::numeric_limits<double>::infinity();
+      metric.histogram.bucket.push_back({count, bound});
+    }
+    metric.histogram.sample_count = count;
+    metric.histogram.sample_sum = lifetimes.sum_s;
+    families_.push_back({name, help, MetricType::Histogram, {std::move(metric)}});
   }
 
   std::vector<MetricFamily> Take() { return std::move(families_); }
@@ -109,6 +127,9 @@ std::vector<MetricFamily> ClusterFamilies(const ClusterSnapshot& snapshot, int h
                static_cast<double>(snapshot.prompt_tokens));
   families.Add("shoal_generation_tokens_total", "Tokens generated", kCounter,
                static_cast<double>(snapshot.generation_tokens));
+  families.Add("shoal_cache_block_lifetime_seconds",
+               "From a cache block's allocation until what it holds is given up",
+               snapshot.block_lifetimes);
   families.Add("shoal_steps_total", "Steps of the expert-parallel unit", kCounter,
                static_cast<double>(snapshot.steps));
   for (const WorkerSnapshot& worker : snapshot.workers) {

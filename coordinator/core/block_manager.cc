@@ -23,10 +23,12 @@ std::optional<BlockId> BlockManager::Allocate() {
     block = BlockId(oldest_idle_);
     RemoveIdle(oldest_idle_);
     cache_.Erase(block);
+    EndLife(slots_[block.value()]);
   } else {
     return std::nullopt;
   }
   slots_[block.value()].references = 1;
+  if (lifetimes_ != nullptr) slots_[block.value()].since = lifetimes_->now;
   ++used_;
   return block;
 }
@@ -47,6 +49,7 @@ void BlockManager::Release(BlockId block) {
   if (cache_.Holds(block)) {
     PushIdle(block.value());
   } else {
+    EndLife(slot);
     free_.push_back(block);
   }
 }
@@ -61,10 +64,15 @@ void BlockManager::DropContentsAfter(StepId committed) {
     if (cache_.ValidAfter(block) > committed) {
       RemoveIdle(index);
       cache_.Erase(block);
+      EndLife(slots_[index]);
       free_.push_back(block);
     }
     index = newer;
   }
+}
+
+void BlockManager::EndLife(const Slot& slot) {
+  if (lifetimes_ != nullptr) lifetimes_->Add(lifetimes_->now - slot.since);
 }
 
 void BlockManager::PushIdle(int32_t index) {

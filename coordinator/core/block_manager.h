@@ -12,6 +12,8 @@
 #include <optional>
 #include <vector>
 
+#include "absl/time/time.h"
+#include "coordinator/core/block_lifetimes.h"
 #include "coordinator/core/prefix_cache.h"
 #include "engine/base/ids.h"
 
@@ -21,6 +23,9 @@ class BlockManager {
  public:
   // `total` blocks with ids [0, total), 1 <= total < 2^31.
   BlockManager(int64_t total, int block_tokens);
+
+  // Where lives of blocks are counted from now on; outlives the manager.
+  void CountLifetimes(BlockLifetimes* lifetimes) { lifetimes_ = lifetimes; }
 
   // A block with one reference. If only idle ones are left, the least recently used of them is
   // dropped from the cache. nullopt when every block is referred to.
@@ -51,7 +56,9 @@ class BlockManager {
     bool idle = false;
     int32_t older = kNil;  // neighbours in the list of idle blocks
     int32_t newer = kNil;
+    absl::Time since;  // handed out
   };
+  void EndLife(const Slot& slot);
   void PushIdle(int32_t index);
   void RemoveIdle(int32_t index);
 
@@ -62,6 +69,7 @@ class BlockManager {
   int32_t oldest_idle_ = kNil;
   int32_t newest_idle_ = kNil;
   PrefixCache cache_;
+  BlockLifetimes* lifetimes_ = nullptr;
 };
 
 }  // namespace shoal

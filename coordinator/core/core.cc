@@ -58,6 +58,7 @@ class CoordinatorCore final : public Core {
         state_(Consistent(config)) {}
 
   void Step(const Event& event, absl::Time now, std::vector<Command>& commands) override {
+    state_.block_lifetimes.now = now;
     std::visit([&](const auto& e) { On(e, now, commands); }, event);
     planner_.PlanSteps(state_, now, commands);
     ContinueDrain(state_, now, commands);
@@ -114,6 +115,7 @@ void CoordinatorCore::BeginServing(absl::Time now, std::vector<Command>& command
     }
   }
   state_.ranks = std::move(ranks);
+  for (RankBatch& rank : state_.ranks) rank.blocks.CountLifetimes(&state_.block_lifetimes);
   state_.epoch = membership_.epoch();
   state_.serving = true;
   EndOversized(state_, now, commands);
@@ -200,6 +202,7 @@ ClusterSnapshot CoordinatorCore::Snapshot(absl::Time now) const {
   snapshot.prompt_tokens = counters.prompt_tokens;
   snapshot.generation_tokens = counters.generation_tokens;
   snapshot.steps = counters.steps;
+  snapshot.block_lifetimes = state_.block_lifetimes;
   snapshot.serving = state_.serving;
   return snapshot;
 }

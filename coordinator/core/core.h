@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "coordinator/core/block_lifetimes.h"
 #include "coordinator/core/events.h"
 #include "engine/config/expert_placement.h"
 
@@ -59,6 +60,7 @@ struct ClusterSnapshot {
   int64_t prompt_tokens = 0;
   int64_t generation_tokens = 0;
   int64_t steps = 0;
+  BlockLifetimes block_lifetimes;  // of all ranks since the start
   bool serving = false;  // all ranks ready
 };
 

@@ -84,6 +84,7 @@ struct ServingState {
   double finish_interval_s = 0;  // between ends of requests, smoothed; 0: not known yet
   absl::Time last_finish = absl::InfinitePast();
   ServingCounters counters;
+  BlockLifetimes block_lifetimes;
 };
 
 }  // namespace shoal

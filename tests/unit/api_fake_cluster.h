@@ -56,6 +56,8 @@ class FakeCluster : public ClusterPort {
     worker.blocks_used = static_cast<int64_t>(running_.size());
     worker.running_sequences = static_cast<int>(running_.size());
     worker.blocks_total = 100;
+    snapshot.block_lifetimes.Add(absl::Milliseconds(15));
+    snapshot.block_lifetimes.Add(absl::Hours(1));
     snapshot.workers = {worker};
     return snapshot;
   }

@@ -414,6 +414,10 @@ TEST_F(ApiServerTest, CountsForPrometheus) {
         "vllm:time_to_first_token_seconds_count{model_name=\"shoal-tiny\"} 1",
         "vllm:inter_token_latency_seconds_count{model_name=\"shoal-tiny\"} 3",
         "vllm:e2e_request_latency_seconds_count{", "vllm:request_queue_time_seconds_sum{",
+        "vllm:kv_block_lifetime_seconds_bucket{model_name=\"shoal-tiny\",le=\"0.02\"} 1",
+        "vllm:kv_block_lifetime_seconds_bucket{model_name=\"shoal-tiny\",le=\"+Inf\"} 2",
+        "vllm:kv_block_lifetime_seconds_count{model_name=\"shoal-tiny\"} 2",
+        "vllm:kv_block_lifetime_seconds_sum{model_name=\"shoal-tiny\"} 3600.015",
         "vllm:request_prefill_time_seconds_bucket{", "vllm:request_decode_time_seconds_count{"}) {
     EXPECT_TRUE(absl::StrContains(answer.body, absl::StrCat("\n", line))) << line;
   }

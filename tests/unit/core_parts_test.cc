@@ -45,6 +45,32 @@ TEST(PrefixCache, ASuccessorOfALostParentIsNotItsSuccessorsSuccessor) {
   EXPECT_FALSE(cache.Find(heir, 2, Tokens{2}).has_value());
 }
 
+TEST(BlockManager, CountsHowLongBlocksKeepTheirContents) {
+  BlockLifetimes lifetimes;
+  BlockManager blocks(2, 1);
+  blocks.CountLifetimes(&lifetimes);
+  const absl::Time start = absl::FromUnixSeconds(1000);
+  const auto at = [&](double seconds) { lifetimes.now = start + absl::Seconds(seconds); };
+  at(0);
+  const BlockId kept = *blocks.Allocate();
+  blocks.cache().Insert(PrefixCache::kRoot, 1, Tokens{1}, kept, StepId(1));
+  const BlockId freed = *blocks.Allocate();
+  at(0.015);
+  blocks.Release(freed);  // holds nothing that anybody could find: over
+  EXPECT_EQ(lifetimes.counts[4], 1);
+  at(1);
+  blocks.Release(kept);  // idle, its contents live on
+  at(40);
+  EXPECT_EQ(*blocks.Allocate(), freed);
+  EXPECT_DOUBLE_EQ(lifetimes.sum_s, 0.015);
+  EXPECT_EQ(*blocks.Allocate(), kept);  // given away
+  EXPECT_EQ(lifetimes.counts[15], 1);
+  EXPECT_DOUBLE_EQ(lifetimes.sum_s, 40.015);
+  at(40 + 7200);
+  blocks.Release(kept);
+  EXPECT_EQ(lifetimes.counts.back(), 1);
+}
+
 TEST(BlockManager, IdleBlocksGoLeastRecentlyUsedFirst) {
   BlockManager blocks(3, 1);
   for (int32_t i = 0; i < 3; ++i) {

@@ -5,6 +5,7 @@
 #include <openssl/crypto.h>
 #include <openssl/sha.h>
 
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
@@ -27,6 +28,9 @@ std::array<uint8_t, 32> Sha256(absl::string_view text) {
 absl::StatusOr<ApiKeys> ApiKeys::Load(const std::string& file) {
   std::ifstream in(file, std::ios::binary);
   if (!in) return absl::NotFoundError(absl::StrCat("API key file ", file, ": cannot be read"));
+  if (std::error_code ignored; !std::filesystem::is_regular_file(file, ignored)) {
+    return absl::InvalidArgumentError(absl::StrCat("API key file ", file, ": is no file"));
+  }
   const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
   auto keys = Parse(text);
   if (keys.ok()) return keys;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // See json_fields_internal.h.
 #include <algorithm>
+#include <functional>
 #include <limits>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/api/api_error.h"
@@ -37,6 +39,11 @@ bool TooDeep(absl::string_view text) {
   return false;
 }
 
+// A client's name for a field, short enough for an error.
+std::string CutField(const std::string& name) {
+  return name.size() > 60 ? name.substr(0, 60) + "..." : name;
+}
+
 bool IsInteger(const json& value, int64_t low, int64_t high, int64_t& out) {
   if (!value.is_number_integer()) return false;
   if (value.is_number_unsigned() &&
@@ -47,6 +54,28 @@ bool IsInteger(const json& value, int64_t low, int64_t high, int64_t& out) {
   return out >= low && out <= high;
 }
 
+// Sees the parser's keys as they come. Which of two equal ones counts differs from reader to
+// reader, so neither does.
+class DuplicateKeys {
+ public:
+  bool operator()(int, json::parse_event_t event, const json& parsed) {
+    if (event == json::parse_event_t::object_start) {
+      seen_.emplace_back();
+    } else if (event == json::parse_event_t::object_end) {
+      seen_.pop_back();
+    } else if (event == json::parse_event_t::key && !found_) {
+      const std::string& key = parsed.get_ref<const std::string&>();
+      if (!seen_.back().insert(key).second) found_ = key;
+    }
+    return true;
+  }
+  const std::optional<std::string>& found() const { return found_; }
+
+ private:
+  std::vector<std::set<std::string>> seen_;  // keys of the objects that are open
+  std::optional<std::string> found_;
+};
+
 }  // namespace
 
 absl::StatusOr<json> ParseJsonObject(absl::string_view body) {
@@ -55,8 +84,9 @@ absl::StatusOr<json> ParseJsonObject(absl::string_view body) {
         absl::StrCat("the body is JSON nested deeper than ", kMaxDepth, " levels"));
   }
   json value;
+  DuplicateKeys keys;
   try {
-    value = json::parse(body.begin(), body.end());
+    value = json::parse(body.begin(), body.end(), std::ref(keys));
   } catch (const json::exception& e) {
     absl::string_view what = e.what();
     what.remove_prefix(std::min(what.size(), what.find("] ") + 2));  // "[json.exception...] "
@@ -65,6 +95,10 @@ absl::StatusOr<json> ParseJsonObject(absl::string_view body) {
   if (!value.is_object()) {
     return absl::InvalidArgumentError(
         absl::StrCat("the body must be a JSON object, found ", value.type_name()));
+  }
+  if (keys.found()) {
+    const std::string key = CutField(*keys.found());
+    return FieldError(key, "this key is given twice", "duplicate_key");
   }
   return value;
 }
@@ -178,8 +212,7 @@ absl::Status JsonFields::Finish() const {
   if (!status_.ok()) return status_;
   for (const auto& [name, value] : object_.items()) {
     if (known_.find(name) == known_.end()) {
-      const std::string shown = name.size() > 60 ? name.substr(0, 60) + "..." : name;
-      return FieldError(shown, "unknown field", "unknown_field");
+      return FieldError(CutField(name), "unknown field", "unknown_field");
     }
   }
   return absl::OkStatus();

@@ -17,7 +17,7 @@
 namespace shoal {
 
 // Parses a body that must be one JSON object. InvalidArgument for anything else: malformed JSON or
-// UTF-8 (with the place), nesting deeper than 100 levels.
+// UTF-8 (with the place), nesting deeper than 100 levels, a key that an object has twice.
 absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view body);
 
 // A short, printable form of a value for error messages.

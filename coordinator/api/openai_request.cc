@@ -142,6 +142,8 @@ void ParseCommonFields(JsonFields& fields, const ApiModel& model, ApiRequest& re
   fields.String("user", 1024, request.user);
   fields.Int("priority", -kInt32Max, kInt32Max, request.priority);
 
+  fields.Only("response_format", {json::object({{"type", "text"}})},
+              "only {\"type\": \"text\"} is supported");
   fields.Only("skip_special_tokens", {true}, "special tokens are always left out of the text");
   for (const char* harmless : {"metadata", "store", "service_tier", "safety_identifier",
                                "prompt_cache_key", "prompt_cache_retention"}) {
@@ -187,8 +189,6 @@ absl::StatusOr<ApiRequest> ParseChatRequest(absl::string_view body, const ApiMod
   }
   if (logprobs) request.sampling.top_logprobs = static_cast<int32_t>(top_logprobs.value_or(0));
 
-  fields.Only("response_format", {json::object({{"type", "text"}})},
-              "only {\"type\": \"text\"} is supported");
   fields.Only("modalities", {json::array({"text"})}, "only [\"text\"] is supported");
   fields.Only("functions", {json::array()}, "not supported");
   fields.Only("function_call", {"none"}, "not supported");

@@ -38,7 +38,10 @@ absl::Status InSeconds(absl::string_view flag, double value, double least, doubl
 absl::Status OneOf(absl::string_view flag, absl::string_view value,
                    const std::vector<absl::string_view>& choices) {
   if (std::find(choices.begin(), choices.end(), value) != choices.end()) return absl::OkStatus();
-  return Bad(flag, absl::StrJoin(choices, " | "), value);
+  // An empty choice is the flag left out; nobody needs to be told of that.
+  std::vector<absl::string_view> named = choices;
+  named.erase(std::remove(named.begin(), named.end(), ""), named.end());
+  return Bad(flag, absl::StrJoin(named, " | "), value);
 }
 
 absl::Status AllOrNone(absl::string_view names, std::initializer_list<const std::string*> values) {

@@ -19,6 +19,7 @@ absl::Status Coordinate(const ShoalConfig& config) {
   StopSignal stop;
   StartLogging(config.log_level);
   spdlog::info("configuration:\n{}", ConfigToYaml(config, kCoordinator));
+  SHOAL_RETURN_IF_ERROR(Head::CheckFiles(config));
   SHOAL_ASSIGN_OR_RETURN(const ServedModel model, OpenServedModel(config));
   HeadObservers observers;
   observers.on_failure = [](const WorkerIdentity& worker, const absl::Status& why) {

@@ -25,6 +25,9 @@ struct HeadObservers {
 
 class Head {
  public:
+  // What can be known to be wrong before a model is looked at: files of the API. NotFound or
+  // InvalidArgument, naming the file.
+  static absl::Status CheckFiles(const ShoalConfig& config);
   // Listens for workers and for clients (who get 503 for now). `model` outlives the head.
   static absl::StatusOr<std::unique_ptr<Head>> Create(const ShoalConfig& config,
                                                       const ServedModel& model,

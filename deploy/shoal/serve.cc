@@ -56,6 +56,7 @@ absl::Status Serve(ShoalConfig config) {
   StopSignal stop;
   StartLogging(config.log_level);
   spdlog::info("configuration:\n{}", ConfigToYaml(config, kServe));
+  SHOAL_RETURN_IF_ERROR(Head::CheckFiles(config));
   SHOAL_ASSIGN_OR_RETURN(const ServedModel model, OpenServedModel(config));
   SHOAL_RETURN_IF_ERROR(ShareTheMachine(model, config));
 

@@ -68,7 +68,8 @@ class ShoalServe:
 def http_json(url, body=None, headers=None, timeout=60):
     """Status, headers and JSON body of a GET, or of a POST if there is a body."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers=headers or {})
+    request = urllib.request.Request(
+        url, data=data, headers={"Content-Type": "application/json", **(headers or {})})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             return answer.status, answer.headers, json.loads(answer.read())

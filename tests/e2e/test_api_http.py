@@ -66,7 +66,8 @@ def test_curl_completes_and_streams(url):
     body = {"prompt": "KING RICHARD:", "max_tokens": 16, "temperature": 0}
     answer = json.loads(curl(f"{url}/v1/completions", "-H", "Content-Type: application/json", "-d",
                              json.dumps(body)))
-    streamed = curl("-N", "-i", f"{url}/v1/completions", "-d", json.dumps({**body, "stream": True}))
+    streamed = curl("-N", "-i", f"{url}/v1/completions", "-H", "Content-Type: application/json",
+                    "-d", json.dumps({**body, "stream": True}))
     header, events = streamed.replace("\r\n", "\n").split("\n\n", 1)
     assert "text/event-stream" in header.lower()
     events = [event for event in events.split("\n\n") if event]
@@ -79,10 +80,61 @@ def test_curl_completes_and_streams(url):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 def test_curl_sends_a_large_body_after_100_continue(url):
     body = json.dumps({"prompt": "x" * 2_000_000})
-    answer = subprocess.run(["curl", "-sS", "-m", "60", "-H", "Expect: 100-continue",
-                             f"{url}/v1/completions", "-d", "@-"], input=body, capture_output=True,
+    answer = subprocess.run(["curl", "-sS", "-m", "60", "-H", "Expect: 100-continue", "-H",
+                             "Content-Type: application/json", f"{url}/v1/completions", "-d", "@-"], input=body, capture_output=True,
                             text=True, check=True).stdout
     assert json.loads(answer)["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+def test_curl_is_told_to_send_json(url):
+    for path in ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"):
+        for headers in ((), ("-H", "Content-Type: text/plain")):
+            status, answer = curl(url + path, *headers, "-d", '{"prompt": "a"}', "-w",
+                                  "\n%{http_code}").rsplit("\n", 1)[::-1]
+            assert status == "415"
+            assert "-H 'Content-Type: application/json'" in json.loads(answer)["error"]["message"]
+    # Who does not say what it sends is taken to send JSON.
+    assert json.loads(curl(url + "/tokenize", "-H", "Content-Type:", "-d", '{"prompt": "a"}'))["count"]
+
+
+@pytest.mark.parametrize("type_, status", [
+    ("application/json", 200), ("Application/JSON; charset=UTF-8", 200),
+    ('application/json;charset="utf-8"', 200), ("application/json; charset=latin1", 415),
+    ("application/jsonl", 415), ("application/x-www-form-urlencoded", 415),
+    ("multipart/form-data; boundary=x", 415)])
+def test_content_types(url, type_, status):
+    assert http_json(url + "/tokenize", {"prompt": "a"}, {"Content-Type": type_})[0] == status
+
+
+def test_compressed_bodies_are_refused(url):
+    status, headers, answer = http_json(url + "/tokenize", {"prompt": "a"},
+                                        {"Content-Encoding": "gzip"})
+    assert status == 415 and "gzip" in answer["error"]["message"]
+    assert headers["Accept-Encoding"] == "identity"
+    assert http_json(url + "/tokenize", {"prompt": "a"}, {"Content-Encoding": "identity"})[0] == 200
+
+
+def test_duplicate_keys_are_named(url):
+    for path, body, key in (
+            ("/v1/completions", b'{"prompt": "a", "max_tokens": 1, "prompt": "b"}', "prompt"),
+            ("/v1/chat/completions",
+             b'{"messages": [{"role": "user", "content": "a", "role": "system"}]}', "role"),
+            ("/tokenize", b'{"prompt": "a", "pr\\u006fmpt": "b"}', "prompt")):
+        answer = send_raw(url, post_bytes(path, body))
+        assert answer.startswith(b"HTTP/1.1 400 "), answer
+        error = json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]
+        assert error["param"] == key and error["code"] == "duplicate_key"
+
+
+def test_response_format(url):
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    for path, body in (("/v1/completions", {"prompt": "a", "max_tokens": 2}),
+                       ("/v1/chat/completions", chat)):
+        assert http_json(url + path, {**body, "response_format": {"type": "text"}})[0] == 200
+        status, _, answer = http_json(url + path, {**body, "response_format": {"type": "json_object"}})
+        assert status == 400 and answer["error"]["param"] == "response_format"
+        assert "text" in answer["error"]["message"]
 
 
 # --- The other paths ------------------------------------------------------------------------------
@@ -137,6 +189,10 @@ def test_metrics_count(url):
     for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc",
                  "prefix_cache_queries", "prefix_cache_hits"):
         assert f"vllm:{name}" in after
+    # The block of this request was not full, so nobody can use what it holds any more.
+    assert wait_for(lambda: metrics(url)["vllm:kv_block_lifetime_seconds_count"]
+                    > before["vllm:kv_block_lifetime_seconds_count"])
+    assert metrics(url)["vllm:kv_block_lifetime_seconds_sum"] < 3600
 
 
 # --- HTTP, well-formed and not --------------------------------------------------------------------
@@ -150,6 +206,9 @@ def test_keep_alive_and_pipelining(url):
         ports.add(connection.sock.getsockname()[1])
         assert connection.getresponse().read()
     assert len(ports) == 1
+    # The target may name the server, as it does for proxies.
+    assert b"200 OK" in send_raw(
+        url, b"GET http://some.host/version?a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     one = b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n"
     last = b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert send_raw(url, one * 20 + last, half_close=False).count(b"HTTP/1.1 200 OK") == 21
@@ -507,6 +566,26 @@ def test_thoughts_are_split_from_the_answer():
                 "temperature": 0}
         message = http_json(server.url + "/v1/chat/completions", body)[2]["choices"][0]["message"]
         assert message["reasoning_content"] and message["content"] == ""
+
+
+def start_failing(*flags):
+    result = subprocess.run([binary(), "serve", "--http", "127.0.0.1:0", *flags],
+                            capture_output=True, text=True, timeout=30, check=False)
+    assert result.returncode == 1
+    return result.stdout + result.stderr
+
+
+@needs_binary
+def test_bad_flags_are_named_before_anything_loads(tmp_path):
+    empty = tmp_path / "keys"
+    empty.write_text("# nothing yet\n")
+    for keys, why in ((empty, "holds no key"), (tmp_path / "none", "cannot be read"),
+                      (tmp_path, "is no file")):
+        # The model is not there either, but that would be found out later.
+        output = start_failing("--model", str(tmp_path / "model"), "--api-keys", str(keys))
+        assert f"API key file {keys}: {why}" in output
+    output = start_failing("--model", str(MODEL), "--chat-format", "v9")
+    assert "want v2 | v3 | r1 | r1-0528 | v3.1, got 'v9'" in output
 
 
 @needs_binary

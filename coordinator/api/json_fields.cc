@@ -79,6 +79,9 @@ class DuplicateKeys {
 }  // namespace
 
 absl::StatusOr<json> ParseJsonObject(absl::string_view body) {
+  if (body.empty()) {
+    return absl::InvalidArgumentError("the body is empty; want a JSON object");
+  }
   if (TooDeep(body)) {
     return absl::InvalidArgumentError(
         absl::StrCat("the body is JSON nested deeper than ", kMaxDepth, " levels"));

@@ -439,7 +439,8 @@ def test_a_drain_is_visible_and_ends_with_the_last_request():
         with socket.create_connection(place(server.url)) as kept, \
                 concurrent.futures.ThreadPoolExecutor(1) as pool:
             kept.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")  # idle from here on
-            running = pool.submit(http_json, server.url + "/v1/completions", LONG)
+            task = {**LONG, "max_tokens": 900}
+            running = pool.submit(http_json, server.url + "/v1/completions", task)
             assert wait_for(lambda: running_sequences(server.url) == 8)
             server.terminate()
             assert wait_for(
@@ -461,7 +462,7 @@ def test_a_drain_is_visible_and_ends_with_the_last_request():
             assert http_json(server.url + "/tokenize", {"prompt": "a"})[0] == 200
             status, _, answer = running.result(60)
             assert status == 200
-            assert answer["usage"]["completion_tokens"] == 8 * LONG["max_tokens"]
+            assert answer["usage"]["completion_tokens"] == 8 * task["max_tokens"]
             assert server.process.wait(10) == 0
 
 

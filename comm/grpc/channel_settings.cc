@@ -17,9 +17,11 @@ namespace shoal {
 namespace {
 
 // A silent partition is noticed after the sum of the two, in ms; a death much sooner, by its reset.
-// Shorter ones take a rank for dead that has only lost its core to others for a while.
+// Nobody waits for the sum: waits have deadlines, and heartbeats on the control streams find a rank
+// that hangs. A shorter one takes a rank for dead that has only lost its core for a while, to others
+// or to its own loading of weights, during which these streams are silent.
 constexpr int kKeepaliveMs = 1000;
-constexpr int kKeepaliveTimeoutMs = 1000;
+constexpr int kKeepaliveTimeoutMs = 15000;
 
 std::vector<std::pair<std::string, int>> CommonSettings(size_t max_message_bytes) {
   // A whole message may be under way before the receiver's application has asked for it.

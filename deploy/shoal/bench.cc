@@ -63,6 +63,13 @@ absl::StatusOr<Measured> Measure(BenchUnit& unit, BenchPhase phase, int repeat,
   return best;
 }
 
+bool LimitsUnreliable(const Json& result) {
+  for (const char* key : {"percent_of_peak", "percent_of_bandwidth"}) {
+    if (result.contains(key) && result[key].get<double>() > 100) return true;
+  }
+  return false;
+}
+
 absl::Status Bench(const BenchOptions& options) {
   SHOAL_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(options.model));
   if (options.workers > std::max(1, config.MaxRoutedExperts())) {
@@ -127,6 +134,10 @@ absl::Status Bench(const BenchOptions& options) {
     result["percent_of_bandwidth"] = 100 * steps * weights / decode.bandwidth;
     result["percent_of_bandwidth_with_cache"] = 100 * steps * bytes / decode.bandwidth;
   }
+  // Above 100 %: the limits were read while others used the machine, or the weights never left its
+  // caches. Either way the shares say nothing.
+  const bool unreliable = LimitsUnreliable(result);
+  result["limits_unreliable"] = unreliable;
   if (options.json) {
     std::printf("%s\n", result.dump().c_str());
   } else {
@@ -135,6 +146,11 @@ absl::Status Bench(const BenchOptions& options) {
                   value.is_number_float() ? absl::StrFormat("%.6g", value.get<double>()).c_str()
                   : value.is_string()     ? value.get<std::string>().c_str()
                                           : value.dump().c_str());
+    }
+    if (unreliable) {
+      std::printf(
+          "note: above 100 %% of a limit: the machine was busy while its limits were measured, or the "
+          "weights fit in its caches\n");
     }
   }
   return absl::OkStatus();

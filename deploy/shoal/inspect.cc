@@ -177,7 +177,8 @@ void AddInspectCommand(CLI::App& app, int& exit_code) {
       app.add_subcommand("inspect", "What a model costs: parameters, cache, FLOPs, bytes, memory");
   command->add_option("DIR", options->directory, "Directory with config.json")->required();
   command->add_option("--ep", options->ep, "Workers that share the experts")
-      ->check(CLI::Range(1, 65536));
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
   command->add_flag("--json", options->json, "For programs");
   command->callback([options, &exit_code] {
     exit_code = ReportStatus("inspect", Inspect(options->directory, options->ep, options->json));

@@ -239,16 +239,21 @@ void AddScoreCommand(CLI::App& app, int& exit_code) {
                    "Safetensors file to write: logits.0, logits.1, ... f32 [T, V]")
       ->required();
   command->add_option("--workers", options->workers, "Ranks that share the experts")
-      ->check(CLI::Range(1, 65536));
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
   command->add_option("--transport", options->transport, "Between ranks: inprocess, shm, grpc, mpi")
-      ->check(CLI::IsMember({"inprocess", "shm", "grpc", "mpi"}));
+      ->check(CLI::IsMember({"inprocess", "shm", "grpc", "mpi"}))
+      ->capture_default_str();
   command->add_option("--backend", options->backend, "reference or cpu")
-      ->check(CLI::IsMember({"reference", "cpu"}));
+      ->check(CLI::IsMember({"reference", "cpu"}))
+      ->capture_default_str();
   command
       ->add_option("--threads", options->threads, "Of all ranks together; 0: all of the machine's")
-      ->check(CLI::Range(0, 4096));
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
   command->add_option("--chunk", options->chunk, "Rows of one prompt in one step; 0: whole prompts")
-      ->check(CLI::Range(0, 1 << 30));
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
   command->add_flag("--layers", options->layers,
                     "Also layers.{i}.output.{p}: the residual stream after every layer");
   command->add_flag("--fp8-activations", options->fp8_activations,
@@ -256,7 +261,8 @@ void AddScoreCommand(CLI::App& app, int& exit_code) {
   command->add_option("--placement", options->placement,
                       "JSON file that says which rank holds which expert; default: contiguous");
   command->add_option("--block-tokens", options->block_tokens, "Tokens of one cache block")
-      ->check(CLI::Range(1, 65536));
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
   command->callback([options, &exit_code] { exit_code = ReportStatus("score", Score(*options)); });
 }
 

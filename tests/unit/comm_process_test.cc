@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows that the transports between processes survive what processes do: a rank killed with SIGKILL
-// is named to the others within a fraction of a second, waiting or idle; a new process takes its
-// place in the next epoch; one that was only stopped and wakes up in a past epoch disturbs nobody;
+// is named to the others within a fraction of a second, waiting or idle; one that stands still for
+// seconds is not taken for dead; a new process takes a dead one's place in the next epoch; one that was only stopped and wakes up in a past epoch disturbs nobody;
 // and nothing is left behind on the host. The ranks are copies of this program, told what to do
 // through pipes.
 #include <fcntl.h>
@@ -229,6 +229,16 @@ TEST_P(CommProcess, AProcessOfThePastDisturbsNobody) {
   past->Tell("exchange 1 5 100");
   EXPECT_NE(past->Answer(), "ok");
   for (const auto& rank : ranks_) EXPECT_EQ(rank->Answer(), "ok");
+}
+
+// A core that others took, a page-in, a debugger: longer than a keepalive, shorter than a deadline.
+TEST_P(CommProcess, AProcessThatStandsStillForAWhileIsNotDead) {
+  ConnectAll(1);
+  ExchangeAll(1, 10);
+  kill(ranks_[1]->pid(), SIGSTOP);
+  absl::SleepFor(absl::Seconds(3));
+  kill(ranks_[1]->pid(), SIGCONT);
+  ExchangeAll(1, 10);
 }
 
 TEST_P(CommProcess, OneThatLeavesInGoodOrderIsMissedOnlyWhereItIsNeeded) {

@@ -3,9 +3,7 @@
 // that this test plays by hand, which then sends what no honest peer would; strangers call;
 // certificates are missing, foreign or mixed up; ports are taken.
 #include <array>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
+#include <memory>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +18,7 @@
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "tests/unit/comm_ranks.h"
+#include "tests/unit/tls_certificates.h"
 
 namespace shoal::comm_test {
 namespace {
@@ -318,33 +317,15 @@ TEST(CommGrpcListen, APeerThatIsNotThereIsNamed) {
           .status()));
 }
 
-// Certificates made by openssl for 127.0.0.1: two from one authority, one from another.
 class CommGrpcTls : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     gpr_set_log_function([](gpr_log_func_args*) {});  // it complains of every bad handshake
-    std::string folder = absl::StrCat(::testing::TempDir(), "comm-tls-XXXXXX");
-    ASSERT_NE(mkdtemp(folder.data()), nullptr);
-    folder_ = folder;
-    std::ofstream(folder_ + "/san") << "subjectAltName=IP:127.0.0.1\n";
-    for (const std::string ca : {"ours", "theirs"}) {
-      Run(absl::StrCat("openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=", ca,
-                       " -keyout ", ca, ".ca.key -out ", ca, ".ca"));
-      Run(absl::StrCat("openssl req -newkey rsa:2048 -nodes -subj /CN=worker -keyout ", ca,
-                       ".key -out ", ca, ".csr"));
-      Run(absl::StrCat("openssl x509 -req -days 1 -in ", ca, ".csr -CA ", ca, ".ca -CAkey ", ca,
-                       ".ca.key -CAcreateserial -extfile san -out ", ca, ".pem"));
-    }
+    certificates_ = std::make_unique<TlsCertificates>();
   }
-  static void TearDownTestSuite() { std::filesystem::remove_all(folder_); }
-  static void Run(const std::string& command) {
-    ASSERT_EQ(std::system(absl::StrCat("cd ", folder_, " && ", command, " 2>/dev/null").c_str()), 0)
-        << command;
-  }
+  static void TearDownTestSuite() { certificates_.reset(); }
   static TlsFiles Files(const std::string& owner, const std::string& ca) {
-    return {.certificate = absl::StrCat(folder_, "/", owner, ".pem"),
-            .key = absl::StrCat(folder_, "/", owner, ".key"),
-            .ca = absl::StrCat(folder_, "/", ca, ".ca")};
+    return certificates_->Files<TlsFiles>(owner, ca);
   }
   // What both ranks' Connect say.
   static std::vector<absl::Status> Connect(const TlsFiles& rank0, const TlsFiles& rank1) {
@@ -374,7 +355,7 @@ class CommGrpcTls : public ::testing::Test {
     return statuses;
   }
 
-  static inline std::string folder_;
+  static inline std::unique_ptr<TlsCertificates> certificates_;
 };
 
 TEST_F(CommGrpcTls, RanksOfOneAuthorityTalk) {
@@ -399,13 +380,13 @@ TEST_F(CommGrpcTls, ARankOfAnotherAuthorityIsRefused) {
 TEST_F(CommGrpcTls, FilesThatAreMissingOrMixedUpAreNamed) {
   FabricOptions options = Options("grpc", kMax);
   options.tls = Files("ours", "ours");
-  options.tls.key = folder_ + "/none.key";
+  options.tls.key = certificates_->folder() + "/none.key";
   absl::Status status = Fabric::Create(options).status();
   EXPECT_TRUE(absl::IsNotFound(status)) << status;
   EXPECT_THAT(status.message(), HasSubstr("none.key"));
   options.tls.key = "";
   EXPECT_TRUE(absl::IsInvalidArgument(Fabric::Create(options).status()));
-  options.tls.key = folder_ + "/theirs.key";
+  options.tls.key = certificates_->folder() + "/theirs.key";
   status = Fabric::Create(options).status();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_THAT(status.message(), HasSubstr("TLS"));

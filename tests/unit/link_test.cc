@@ -23,6 +23,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/cluster.pb.h"
+#include "tests/unit/tls_certificates.h"
 #include "worker/coordinator_link.h"
 
 namespace shoal {
@@ -511,6 +512,29 @@ TEST(WorkerLink, MissingCertificatesAreNamed) {
   const absl::Status status = WorkerLink::Start(options, [](Event) { return true; }).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(status.ToString(), HasSubstr("/no/"));
+}
+
+// What a worker says of a handshake that fails names the flag to look at.
+TEST(WorkerLink, AHandshakeThatFailsIsExplained) {
+  const TlsCertificates certificates;
+  const auto reason = [](const LinkTls& coordinator, const TlsFiles& worker) {
+    WorkerLinkOptions options;
+    options.tls = coordinator;
+    const auto link = WorkerLink::Start(options, [](Event) { return true; });
+    EXPECT_TRUE(link.ok()) << link.status();
+    CoordinatorLinkOptions dial;
+    dial.coordinator = (*link)->address();
+    dial.tls = worker;
+    return CoordinatorLink::Dial(dial, GoodHello()).value()->Receive(Soon()).status().ToString();
+  };
+  const auto ours = certificates.Files<LinkTls>("ours", "ours");
+  EXPECT_THAT(reason(ours, TlsFiles()), HasSubstr("does it want TLS?"));
+  EXPECT_THAT(reason(LinkTls(), certificates.Files<TlsFiles>("ours", "ours")),
+              HasSubstr("it speaks no TLS"));
+  EXPECT_THAT(reason(ours, certificates.Files<TlsFiles>("ours", "theirs")),
+              HasSubstr("its certificate is not signed by --cluster-ca"));
+  EXPECT_THAT(reason(ours, certificates.Files<TlsFiles>("theirs", "ours")),
+              HasSubstr("does its --cluster-ca sign this worker's certificate?"));
 }
 
 TEST(WorkerLink, AConnectionWithoutAHelloIsClosed) {

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request whose logits are no numbers gets an error of its own: other requests go on and no worker is blamed. The
-bundled model is copied and one row of its embedding poisoned."""
+"""A checkpoint with one value that is no number is refused before anything is served, scored or written, and the value
+named: the bundled model is copied and one element of its embedding poisoned. (That logits which overflow fail their own
+request alone is worker_step_runner_test's.)"""
 
 import json
 import shutil
 import struct
+import subprocess
 
 import pytest
 
-from cluster_process import MODEL, Serve, Stream, complete, post
+from cluster_process import MODEL, binary
 
 POISON = 777
 TENSOR = "model.embed_tokens.weight"
@@ -28,16 +30,18 @@ def poisoned_model(tmp_path):
     return model
 
 
-def test_a_poisoned_request_fails_alone(poisoned_model):
-    with Serve(model=poisoned_model) as cluster:
-        before = complete(cluster.url)
-        pids, epoch = cluster.worker_pids(), cluster.cluster()["epoch"]
-        stream = Stream(cluster.url, max_tokens=1500, ignore_eos=True)
-        stream.wait_for_text()
-        for fields in ({}, {"temperature": 0}, {"logprobs": 2}, {"echo": True, "logprobs": 1}):
-            status, answer = post(cluster.url, {"prompt": [5, POISON], "max_tokens": 2, **fields})
-            assert status == 500 and "nan" in answer["error"]["message"], answer
-        stream.join()
-        assert stream.finish_reason == "length" and stream.error is None
-        assert complete(cluster.url) == before
-        assert cluster.worker_pids() == pids and cluster.cluster()["epoch"] == epoch
+def test_a_poisoned_checkpoint_is_refused_by_name(poisoned_model, tmp_path):
+    prompts = tmp_path / "in.json"
+    prompts.write_text('{"prompts": [[1, 2]]}')
+    out = tmp_path / "out.safetensors"
+    for arguments in (("serve", "--workers", "2", "--http", "127.0.0.1:0"),
+                      ("run", "--prompt", "To be"),
+                      ("score", "--tokens", prompts, "--out", out)):
+        done = subprocess.run([binary(), *arguments, "--model", poisoned_model], timeout=60, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert done.returncode == 1, (arguments, done.stderr)
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith(f"shoal {arguments[0]}:"), done.stderr
+        assert f"{TENSOR}: holds NaN at [{POISON}, 0]" in last, done.stderr
+        assert "listening" not in done.stdout
+    assert not out.exists()

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // See http_connection_internal.h. One read is always pending while there is room for its bytes, so
-// that a client that goes away is noticed even while its answer is being made. End of input may mean
-// that the client is gone, or that it has sent all it will and waits (nc -N): the next bytes to it
-// tell, because a closed socket answers them with a reset. If none are due, an interim 100 is sent.
+// that a client that goes away is noticed even while its answer is being made. End of input may
+// mean that the client is gone, or that it has sent all it will and waits (nc -N): the next bytes
+// to it tell, because a closed socket answers them with a reset. If none are due, an interim 100 is
+// sent.
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -189,8 +190,8 @@ void HttpConnection::Process() {
       ArmReadDeadline(options_.body_timeout);
       if (const size_t hosts = parser_->get().count(http::field::host);
           hosts != 1 && parser_->get().version() >= 11) {
-        return FailRequest(
-            400, absl::StrCat("malformed HTTP: want one Host header, found ", hosts));
+        return FailRequest(400,
+                           absl::StrCat("malformed HTTP: want one Host header, found ", hosts));
       }
       const auto expect = parser_->get()[http::field::expect];
       if (!parser_->is_done() &&
@@ -361,7 +362,8 @@ void HttpConnection::OnReadDeadline() {
       return FailRequest(408, absl::StrCat("the body did not arrive within ",
                                            absl::FormatDuration(options_.body_timeout)));
     case Phase::kResponding:  // only armed at the end of input
-      if (head_out_ || http_1_0_) return;  // the answer's next bytes tell; 1.0 knows no interim ones
+      if (head_out_ || http_1_0_)
+        return;  // the answer's next bytes tell; 1.0 knows no interim ones
       Queue(kContinue);
       return Flush();
     default:

@@ -89,7 +89,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   boost::beast::flat_buffer input_;
   bool reading_ = false;
   bool end_of_input_ = false;  // the client closed, or only its sending half
-  size_t lingered_ = 0;  // bytes dropped since the last answer
+  size_t lingered_ = 0;        // bytes dropped since the last answer
   std::optional<Parser> parser_;
 
   std::shared_ptr<Exchange>
@@ -102,8 +102,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool answer_finished_ = false;
   std::string writing_;  // bytes being written
   size_t written_ = 0;
-  std::string queued_;       // bytes to write next
-  size_t queued_head_ = 0;   // of those, the answer's head and what is before it
+  std::string queued_;      // bytes to write next
+  size_t queued_head_ = 0;  // of those, the answer's head and what is before it
 };
 
 }  // namespace shoal

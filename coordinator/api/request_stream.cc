@@ -265,9 +265,9 @@ void RequestStream::Send(absl::string_view event) {
   if (ended_ || exchange_->Write(event)) return;
   CancelAll();
   const absl::Status why = WithErrorCode(
-      absl::InvalidArgumentError(absl::StrCat(
-          "the stream was ended: more than ",
-          services_.model.options.limits.max_write_buffer_bytes, " bytes of it waited to be read")),
+      absl::InvalidArgumentError(absl::StrCat("the stream was ended: more than ",
+                                              services_.model.options.limits.max_write_buffer_bytes,
+                                              " bytes of it waited to be read")),
       "slow_client");
   exchange_->Cut(SseEvent(ErrorJson(why)));
   End(kTooSlow, "error", why.message());

@@ -422,12 +422,12 @@ TEST_F(HttpServerTest, AnswersClientsThatClosedTheirHalf) {
 TEST_F(HttpServerTest, TakesTargetsInAbsoluteForm) {
   Start();
   TestClient client(address());
-  for (const auto& [target, path] : std::vector<std::pair<std::string, std::string>>{
-           {"http://some.host:80/echo/x?y", "/echo/x"},
-           {"HTTPS://h/e", "/e"},
-           {"http://h", "/"},
-           {"http://h?x=/y", "/"},
-           {"/http://h/", "/http://h/"}}) {
+  for (const auto& [target, path] :
+       std::vector<std::pair<std::string, std::string>>{{"http://some.host:80/echo/x?y", "/echo/x"},
+                                                        {"HTTPS://h/e", "/e"},
+                                                        {"http://h", "/"},
+                                                        {"http://h?x=/y", "/"},
+                                                        {"/http://h/", "/http://h/"}}) {
     client.Send(absl::StrCat("GET ", target, " HTTP/1.1\r\nHost: a\r\n\r\n"));
     std::string body;
     client.ReadAnswer(&body);

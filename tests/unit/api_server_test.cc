@@ -408,17 +408,23 @@ TEST_F(ApiServerTest, CountsForPrometheus) {
         "shoal_requests_finished_total{model_name=\"shoal-tiny\",finished_reason=\"length\"} 1",
         "shoal_serving{model_name=\"shoal-tiny\"} 1",
         "shoal_worker_blocks_total{model_name=\"shoal-tiny\",rank=\"0\"} 100",
-        "vllm:num_requests_running{model_name=\"shoal-tiny\"} 0", "vllm:num_requests_waiting{",
-        "vllm:kv_cache_usage_perc{", "vllm:prefix_cache_queries{", "vllm:prefix_cache_hits{",
-        "vllm:prompt_tokens_total{", "vllm:generation_tokens_total{",
+        "vllm:num_requests_running{model_name=\"shoal-tiny\"} 0",
+        "vllm:num_requests_waiting{",
+        "vllm:kv_cache_usage_perc{",
+        "vllm:prefix_cache_queries{",
+        "vllm:prefix_cache_hits{",
+        "vllm:prompt_tokens_total{",
+        "vllm:generation_tokens_total{",
         "vllm:time_to_first_token_seconds_count{model_name=\"shoal-tiny\"} 1",
         "vllm:inter_token_latency_seconds_count{model_name=\"shoal-tiny\"} 3",
-        "vllm:e2e_request_latency_seconds_count{", "vllm:request_queue_time_seconds_sum{",
+        "vllm:e2e_request_latency_seconds_count{",
+        "vllm:request_queue_time_seconds_sum{",
         "vllm:kv_block_lifetime_seconds_bucket{model_name=\"shoal-tiny\",le=\"0.02\"} 1",
         "vllm:kv_block_lifetime_seconds_bucket{model_name=\"shoal-tiny\",le=\"+Inf\"} 2",
         "vllm:kv_block_lifetime_seconds_count{model_name=\"shoal-tiny\"} 2",
         "vllm:kv_block_lifetime_seconds_sum{model_name=\"shoal-tiny\"} 3600.015",
-        "vllm:request_prefill_time_seconds_bucket{", "vllm:request_decode_time_seconds_count{"}) {
+        "vllm:request_prefill_time_seconds_bucket{",
+        "vllm:request_decode_time_seconds_count{"}) {
     EXPECT_TRUE(absl::StrContains(answer.body, absl::StrCat("\n", line))) << line;
   }
 }
@@ -463,8 +469,8 @@ TEST_F(ApiServerTest, DrainsAndThenCuts) {
   TestClient endless(server_->address());
   endless.Send(Message("POST", "/v1/completions", R"({"prompt": "a", "max_tokens": 2040})"));
   TestClient stream(server_->address());
-  stream.Send(Message("POST", "/v1/completions",
-                      R"({"prompt": "a", "max_tokens": 2040, "stream": true})"));
+  stream.Send(
+      Message("POST", "/v1/completions", R"({"prompt": "a", "max_tokens": 2040, "stream": true})"));
   ASSERT_TRUE(WaitFor([&] { return cluster_->running() == 3; }));
   std::thread stopper([&] { server_->Stop(absl::Now() + absl::Milliseconds(1500)); });
   // Everybody can see it: new connections are served, only new completions are refused.

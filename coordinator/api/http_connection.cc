@@ -128,6 +128,8 @@ void HttpConnection::OnRead(ErrorCode error, size_t bytes) {
   if (phase_ == Phase::kClosed) return;
   if (error) {
     end_of_input_ = true;
+    // Between two pipelined requests: AnswerSent is about to look at the next one.
+    if (phase_ == Phase::kIdle && input_.size() > 0 && error == asio::error::eof) return;
     // A finished answer still goes out; who has only ended its input also gets an unfinished one.
     if (phase_ != Phase::kResponding) return Close();
     if (answer_finished_) return;

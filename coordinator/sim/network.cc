@@ -281,6 +281,7 @@ absl::Status SimExchange::Wait(const ExchangeTag& tag, absl::Time deadline,
     return node_.awaited == 0 && network_.timeline().now() >= node_.all_arrive;
   };
   process_.WaitUntil([&] { return node_.hopeless || arrived(); }, deadline);
+  if (process_.dead()) return absl::AbortedError("killed");  // nothing is left of its node
   node_.awaiting.reset();
   const absl::Time now = network_.timeline().now();
   for (int source = 0; source < world_; ++source) {
@@ -290,7 +291,6 @@ absl::Status SimExchange::Wait(const ExchangeTag& tag, absl::Time deadline,
     const absl::Time arrival = queue.empty() ? now : std::min(queue.front().arrival, now);
     waited_[source] = std::max(arrival - begin, absl::ZeroDuration());
   }
-  if (process_.dead()) return absl::AbortedError("killed");
   if (node_.hopeless || !arrived()) return node_.WhyMissing(tag, now);
   std::vector<Message>& held = node_.held[static_cast<int>(tag.phase)];
   held.clear();

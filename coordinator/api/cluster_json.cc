@@ -45,6 +45,7 @@ Json RecoveryJson(const Recovery& recovery) {
           {"decided_ms", since_suspected(recovery.decided)},
           {"fenced_ms", since_suspected(recovery.fenced)},
           {"resumed_ms", since_suspected(recovery.resumed)},
+          {"paused", recovery.paused},
           {"rewound", recovery.rewound},
           {"replayed", recovery.replayed}};
 }

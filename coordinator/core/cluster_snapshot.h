@@ -58,6 +58,7 @@ struct Recovery {
   absl::Time fenced = absl::InfiniteFuture();   // all members were ready: nothing old can be heard
   absl::Time resumed = absl::InfiniteFuture();  // the first step was committed; or, if nothing runs,
                                                 // could have begun
+  std::string paused;    // which expert had no live holder then; empty: all had one
   int64_t rewound = 0;   // sequences that went on where they were
   int64_t replayed = 0;  // sequences that went to the queue, to be computed again
 };

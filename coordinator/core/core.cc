@@ -115,6 +115,7 @@ void CoordinatorCore::End(Recovery::Cause cause, const EpochEnd& end, absl::Time
   recovery.heard = end.heard;
   recovery.suspected = end.suspected;
   recovery.decided = now;
+  recovery.paused = membership_.paused();
   recovery.rewound = counts.rewound;
   recovery.replayed = counts.replayed;
   log_.Begin(std::move(recovery));

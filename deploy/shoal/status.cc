@@ -85,6 +85,8 @@ void PrintRecoveries(const Json& recoveries) {
                  Milliseconds(recovery.value("resumed_ms", Json())),
                  recovery.value("rewound", int64_t{0}), recovery.value("replayed", int64_t{0}),
                  recovery.value("who", std::string("?")), recovery.value("why", std::string("?")));
+    const std::string paused = recovery.value("paused", std::string());
+    if (!paused.empty()) absl::PrintF("%79s paused meanwhile: %s\n", "", paused);
   }
 }
 

@@ -287,7 +287,7 @@ def test_over_mpi_others_go_on_and_the_job_starts_again_when_it_must(expected):
         assert state["serving"] and state["workers"][0]["state"] == "gone"
         for pid in pids[1:3]:  # every expert has a second holder among any three of four, and most both
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: cluster.cluster()["paused"], 10, "paused")
+        wait_for(lambda: any(recovery["paused"] for recovery in cluster.cluster()["recoveries"]), 10, "paused")
         wait_until_whole(cluster)
         assert not set(pids) & set(cluster.worker_pids())
 

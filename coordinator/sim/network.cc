@@ -519,7 +519,7 @@ void Network::Died(const Process& process) {
   }
 }
 
-void Network::Cut(const Process& a, const Process& b) {
+void Network::Cut(const Process& a, const Process& b, bool silent) {
   for (const std::unique_ptr<Node>& one : nodes_) {
     if (one->process != &a || one->roster == 0) continue;
     for (const std::unique_ptr<Node>& two : nodes_) {
@@ -528,8 +528,8 @@ void Network::Cut(const Process& a, const Process& b) {
         std::erase_if(node.inbox[other.rank.value()], [&](const Message& message) {
           return message.arrival > timeline_.now();
         });
-        Break(node, other.rank.value(), /*loud=*/true, random_.Between(absl::Microseconds(50),
-                                                                       absl::Milliseconds(20)));
+        Break(node, other.rank.value(), /*loud=*/!silent,
+              random_.Between(absl::Microseconds(50), absl::Milliseconds(20)));
         node.Recount();
       };
       drop(*one, *two);

@@ -46,8 +46,9 @@ class Network {
 
   // What the process has sent still arrives; its peers notice, or not.
   void Died(const Process& process);
-  // Breaks the link between two workers of an epoch, if there is one: what is under way is lost.
-  void Cut(const Process& a, const Process& b);
+  // Breaks the link between two workers of an epoch, if there is one: what is under way is lost. Both
+  // notice soon; or, if `silent`, nobody does: what they send is lost until the epoch ends.
+  void Cut(const Process& a, const Process& b, bool silent);
   // Messages between the hosts of `cut_off` and all others arrive only after `heals`.
   void Partition(std::vector<int> cut_off, absl::Time heals);
 

@@ -138,11 +138,12 @@ void World::BreakSomething() {
     case 7: {
       Process* const other = AnyProcess();
       if (other == process) break;
+      const bool silent = fault_random_.Chance(40);
       Note([&] {
         return absl::StrCat("-- the link between processes ", process->options().number, " and ",
-                            other->options().number, " breaks");
+                            other->options().number, silent ? " loses everything" : " breaks");
       });
-      network_.Cut(*process, *other);
+      network_.Cut(*process, *other, silent);
       break;
     }
     case 8: {

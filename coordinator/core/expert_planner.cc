@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <numeric>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -150,55 +149,58 @@ class LayerPlanner {
  public:
   LayerPlanner(absl::Span<const float> load, absl::Span<const int> copies,
                absl::Span<const int> host_of_rank)
-      : load_(load),
+      : experts_(static_cast<int>(load.size())),
+        ranks_(static_cast<int>(host_of_rank.size())),
+        hosts_(*std::max_element(host_of_rank.begin(), host_of_rank.end()) + 1),
         copies_(copies),
         host_of_rank_(host_of_rank),
-        on_rank_(host_of_rank.size()),
-        sum_(host_of_rank.size(), 0.0f),
-        holders_(load.size()) {
+        per_copy_(load.size()),
+        holds_(load.size() * host_of_rank.size(), false),
+        on_host_(load.size() * hosts_, 0),
+        on_rank_(host_of_rank.size(), 0),
+        sum_(host_of_rank.size(), 0.0f) {
+    for (int e = 0; e < experts_; ++e) per_copy_[e] = load[e] / copies[e];
     const int total = std::accumulate(copies.begin(), copies.end(), 0);
-    const int ranks = static_cast<int>(host_of_rank.size());
-    room_ = (total + ranks - 1) / ranks;
+    room_ = (total + ranks_ - 1) / ranks_;
   }
 
   std::vector<std::vector<RankId>> Plan() {
-    std::vector<float> per_copy(load_.size());
-    for (size_t e = 0; e < load_.size(); ++e) per_copy[e] = load_[e] / copies_[e];
-    for (int expert : HeaviestFirst(per_copy)) {
-      for (int copy = 0; copy < copies_[expert]; ++copy) Place(expert, per_copy);
+    for (int expert : HeaviestFirst(per_copy_)) {
+      for (int copy = 0; copy < copies_[expert]; ++copy) Place(expert);
     }
-    std::vector<std::vector<RankId>> holders(load_.size());
-    for (size_t e = 0; e < holders.size(); ++e) {
-      for (int rank : holders_[e]) holders[e].push_back(RankId(rank));
+    std::vector<std::vector<RankId>> holders(experts_);
+    for (int e = 0; e < experts_; ++e) {
+      for (int rank = 0; rank < ranks_; ++rank) {
+        if (Holds(rank, e)) holders[e].push_back(RankId(rank));
+      }
     }
     return holders;
   }
 
  private:
-  int CopiesOnHost(int expert, int host) const {
-    int count = 0;
-    for (int rank : holders_[expert]) count += host_of_rank_[rank] == host;
-    return count;
-  }
-  bool HasRoom(int rank) const { return static_cast<int>(on_rank_[rank].size()) < room_; }
+  bool Holds(int rank, int expert) const { return holds_[size_t(expert) * ranks_ + rank]; }
+  int CopiesOnHost(int expert, int host) const { return on_host_[size_t(expert) * hosts_ + host]; }
+  bool HasRoom(int rank) const { return on_rank_[rank] < room_; }
 
-  void Put(int expert, int rank, float weight) {
-    on_rank_[rank].insert(expert);
-    holders_[expert].insert(rank);
-    sum_[rank] += weight;
+  void Put(int expert, int rank) {
+    holds_[size_t(expert) * ranks_ + rank] = true;
+    ++on_host_[size_t(expert) * hosts_ + host_of_rank_[rank]];
+    ++on_rank_[rank];
+    sum_[rank] += per_copy_[expert];
   }
-  void Take(int expert, int rank, float weight) {
-    on_rank_[rank].erase(expert);
-    holders_[expert].erase(rank);
-    sum_[rank] -= weight;
+  void Take(int expert, int rank) {
+    holds_[size_t(expert) * ranks_ + rank] = false;
+    --on_host_[size_t(expert) * hosts_ + host_of_rank_[rank]];
+    --on_rank_[rank];
+    sum_[rank] -= per_copy_[expert];
   }
 
-  // What one more copy of `expert` on `rank` costs: smaller is better, in this order.
+  // What one more copy of an expert on `rank` costs: smaller is better, in this order.
   struct Cost {
     int copies_on_host;
     bool full;
     float load;
-    size_t experts;
+    int experts;
     int rank;
     auto operator<=>(const Cost&) const = default;
   };
@@ -207,50 +209,53 @@ class LayerPlanner {
   // there are ranks.
   Cost Cheapest(int expert) const {
     std::optional<Cost> best;
-    for (int rank = 0; rank < static_cast<int>(on_rank_.size()); ++rank) {
-      if (on_rank_[rank].count(expert)) continue;
+    for (int rank = 0; rank < ranks_; ++rank) {
+      if (Holds(rank, expert)) continue;
       const Cost cost{CopiesOnHost(expert, host_of_rank_[rank]), !HasRoom(rank), sum_[rank],
-                      on_rank_[rank].size(), rank};
+                      on_rank_[rank], rank};
       if (!best.has_value() || cost < *best) best = cost;
     }
     SHOAL_CHECK(best.has_value());
     return *best;
   }
 
-  // Moves one expert away from the full `rank` to one with room, where it is no worse off. False if
-  // none can go.
-  bool MakeRoom(int rank, absl::Span<const float> per_copy) {
+  // Moves one expert away from the full `rank` to one with room, where it is no worse off. None
+  // goes if none can.
+  void MakeRoom(int rank) {
     const int host = host_of_rank_[rank];
-    for (int target = 0; target < static_cast<int>(on_rank_.size()); ++target) {
+    for (int target = 0; target < ranks_; ++target) {
       if (!HasRoom(target)) continue;
-      for (int other : on_rank_[rank]) {
-        if (on_rank_[target].count(other)) continue;
-        const int target_host = host_of_rank_[target];
+      const int target_host = host_of_rank_[target];
+      for (int other = 0; other < experts_; ++other) {
+        if (!Holds(rank, other) || Holds(target, other)) continue;
         if (target_host != host && CopiesOnHost(other, target_host) >= CopiesOnHost(other, host))
           continue;
-        Take(other, rank, per_copy[other]);
-        Put(other, target, per_copy[other]);
-        return true;
+        Take(other, rank);
+        Put(other, target);
+        return;
       }
     }
-    return false;
   }
 
-  void Place(int expert, absl::Span<const float> per_copy) {
+  void Place(int expert) {
     const Cost cost = Cheapest(expert);
     // If nothing can move, holders on different hosts matter more than one expert beyond the even
     // share.
-    if (cost.full) MakeRoom(cost.rank, per_copy);
-    Put(expert, cost.rank, per_copy[expert]);
+    if (cost.full) MakeRoom(cost.rank);
+    Put(expert, cost.rank);
   }
 
-  absl::Span<const float> load_;
+  const int experts_;
+  const int ranks_;
+  const int hosts_;
   absl::Span<const int> copies_;
   absl::Span<const int> host_of_rank_;
   int room_ = 0;
-  std::vector<std::set<int>> on_rank_;
-  std::vector<float> sum_;
-  std::vector<std::set<int>> holders_;
+  std::vector<float> per_copy_;  // load
+  std::vector<bool> holds_;      // [expert, rank]
+  std::vector<int> on_host_;     // [expert, host]: copies
+  std::vector<int> on_rank_;     // experts
+  std::vector<float> sum_;       // by rank: load
 };
 
 }  // namespace

@@ -80,17 +80,12 @@ void ForEachCopy(const ExpertPlacement& placement, Visit visit) {
   }
 }
 
-// Rows for an absent holder would never be answered.
-absl::Status CheckHoldersPresent(const ExpertPlacement& placement,
-                                 const std::vector<std::string>& endpoints) {
-  absl::Status status;
-  ForEachCopy(placement, [&](int layer, ExpertId expert, RankId holder) {
-    if (!endpoints[holder.value()].empty()) return;
-    status.Update(absl::InvalidArgumentError(
-        absl::StrCat("assignment: layer ", layer, " expert ", expert.value(), " is held by rank ",
-                     holder.value(), ", which is absent")));
-  });
-  return status;
+std::vector<RankId> AbsentRanks(const std::vector<std::string>& endpoints) {
+  std::vector<RankId> absent;
+  for (size_t rank = 0; rank < endpoints.size(); ++rank) {
+    if (endpoints[rank].empty()) absent.push_back(RankId(static_cast<int32_t>(rank)));
+  }
+  return absent;
 }
 
 // Whether who has loaded what `loaded` gives to `rank` holds all that `wanted` gives it.
@@ -238,6 +233,7 @@ absl::Status Worker::Run() {
 
 // OK: leave for good. Errors that are not for good: dial anew.
 absl::Status Worker::Serve(CoordinatorLink& link) {
+  told_placement_.reset();
   while (true) {
     SHOAL_RETURN_IF_ERROR(OnLoaded(link));
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<proto::CoordinatorMessage> message,
@@ -279,10 +275,17 @@ absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& as
   was_told_ = true;
   token_limit_ = std::clamp(assign.token_limit(), 0, options_.model.vocab_size);
   const std::vector<std::string> endpoints(assign.endpoints().begin(), assign.endpoints().end());
+  if (!assign.placement().empty()) {
+    SHOAL_ASSIGN_OR_RETURN(told_placement_,
+                           ParsePlacement(assign.placement(), assign.endpoints_size()));
+  }
+  if (!told_placement_.has_value() || told_placement_->world_size() != assign.endpoints_size()) {
+    return absl::InvalidArgumentError(absl::StrCat("assignment: no placement over ",
+                                                   assign.endpoints_size(), " ranks was told"));
+  }
+  SHOAL_RETURN_IF_ERROR(CheckRank(assign.rank(), *told_placement_, options_.model));
   SHOAL_ASSIGN_OR_RETURN(ExpertPlacement placement,
-                         ParsePlacement(assign.placement(), assign.endpoints_size()));
-  SHOAL_RETURN_IF_ERROR(CheckRank(assign.rank(), placement, options_.model));
-  SHOAL_RETURN_IF_ERROR(CheckHoldersPresent(placement, endpoints));
+                         told_placement_->Without(AbsentRanks(endpoints)));
   SHOAL_RETURN_IF_ERROR(TakeRank(RankId(assign.rank()), placement.world_size()));
   epoch_ = Epoch(assign.epoch());
   placement_ = std::move(placement);
@@ -295,12 +298,11 @@ absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& as
 
 absl::Status Worker::OnLoadExperts(CoordinatorLink& link, const proto::LoadExperts& load) {
   was_told_ = true;
-  SHOAL_ASSIGN_OR_RETURN(const ExpertPlacement placement,
-                         ParsePlacement(load.placement(), load.world_size()));
-  SHOAL_RETURN_IF_ERROR(CheckRank(load.rank(), placement, options_.model));
-  SHOAL_RETURN_IF_ERROR(TakeRank(RankId(load.rank()), placement.world_size()));
+  SHOAL_ASSIGN_OR_RETURN(told_placement_, ParsePlacement(load.placement(), load.world_size()));
+  SHOAL_RETURN_IF_ERROR(CheckRank(load.rank(), *told_placement_, options_.model));
+  SHOAL_RETURN_IF_ERROR(TakeRank(RankId(load.rank()), told_placement_->world_size()));
   owed_serial_ = load.serial();
-  SHOAL_RETURN_IF_ERROR(EnsureShare(placement, kBackground));
+  SHOAL_RETURN_IF_ERROR(EnsureShare(*told_placement_, kBackground));
   return Report(link);
 }
 

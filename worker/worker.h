@@ -121,7 +121,8 @@ class Worker {
   std::unique_ptr<Model> model_;
   std::unique_ptr<StepRunner> runner_;
   std::optional<ExpertPlacement> share_;      // under which the weights were or are being loaded
-  std::optional<ExpertPlacement> placement_;  // of epoch_
+  std::optional<ExpertPlacement> told_placement_;  // the full one, by this connection
+  std::optional<ExpertPlacement> placement_;       // of epoch_: without its absent ranks
   std::vector<int> host_of_rank_;             // of epoch_; empty: nobody knows
   RankId rank_ = RankId(-1);
   Epoch epoch_;

@@ -184,7 +184,7 @@ struct AssignRank {
   WorkerId worker;
   Epoch epoch;
   RankId rank;
-  std::shared_ptr<const ExpertPlacement> placement;   // of this epoch: holders among its members only. Shared: immutable
+  std::shared_ptr<const ExpertPlacement> placement;   // the full one; this epoch's lacks the absent ranks. Shared: immutable
   std::vector<std::optional<WorkerId>> members;       // by rank; none: nobody holds the rank in this epoch
 };
 // Take this rank, and load in the background what the full `placement` gives it; the unit serves without it meanwhile.

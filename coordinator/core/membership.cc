@@ -213,14 +213,11 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
     return;
   }
   if (placement_ == nullptr) PlanExperts();
-  std::shared_ptr<const ExpertPlacement> placement = placement_;
   if (!absent.empty()) {
-    absl::StatusOr<ExpertPlacement> left = placement_->Without(absent);
-    if (!left.ok()) {
+    if (const auto left = placement_->Without(absent); !left.ok()) {
       paused_ = std::string(left.status().message());
       return;
     }
-    placement = std::make_shared<const ExpertPlacement>(*std::move(left));
   }
   paused_.clear();
   // Also under a coordinator that is younger than its workers, epochs only grow.
@@ -238,7 +235,7 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
       member.answered = false;
     }
     ++unready_;
-    commands.push_back(AssignRank{*worker, epoch_, *member.rank, placement, members});
+    commands.push_back(AssignRank{*worker, epoch_, *member.rank, placement_, members});
   }
 }
 

@@ -102,12 +102,13 @@ void ToProto(const StepPlan& plan, proto::StepPlan& message) {
 }
 
 void ToProto(const AssignRank& command, const std::vector<std::string>& endpoints,
-             proto::AssignRank& message) {
+             bool placement_is_known, proto::AssignRank& message) {
   message.Clear();
   message.set_epoch(command.epoch.value());
   message.set_rank(command.rank.value());
   for (const std::string& endpoint : endpoints) message.add_endpoints(endpoint);
-  if (command.placement != nullptr) ToProto(*command.placement, *message.mutable_placement());
+  if (command.placement == nullptr || placement_is_known) return;
+  ToProto(*command.placement, *message.mutable_placement());
 }
 
 void ToProto(const LoadExperts& command, int64_t serial, proto::LoadExperts& message) {

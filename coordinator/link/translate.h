@@ -24,9 +24,10 @@ class StepPlan;
 // Replaces `message` by `plan`.
 void ToProto(const StepPlan& plan, proto::StepPlan& message);
 
-// Replaces `message` by `command`; endpoints[r] is where rank r listens, empty if it is absent.
+// Replaces `message` by `command`; endpoints[r] is where rank r listens, empty if it is absent. A
+// placement that the stream has named before is left out.
 void ToProto(const AssignRank& command, const std::vector<std::string>& endpoints,
-             proto::AssignRank& message);
+             bool placement_is_known, proto::AssignRank& message);
 
 // Replaces `message` by `command`, the `serial`-th of its stream.
 void ToProto(const LoadExperts& command, int64_t serial, proto::LoadExperts& message);

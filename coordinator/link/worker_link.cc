@@ -353,8 +353,11 @@ void WorkerLink::Server::Assign(const AssignRank& command) {
   std::vector<std::string> endpoints(command.members.size());
   std::vector<int> host_of_rank(command.members.size(), -1);  // -1: absent
   std::map<std::string, int> hosts;  // numbered as they appear
+  bool placement_is_known = false;
   {
     absl::MutexLock lock(&mutex_);
+    const auto worker = joined_.find(command.worker);
+    if (worker == joined_.end()) return;
     for (size_t rank = 0; rank < endpoints.size(); ++rank) {
       if (!command.members[rank].has_value()) continue;
       const auto found = joined_.find(*command.members[rank]);
@@ -363,9 +366,11 @@ void WorkerLink::Server::Assign(const AssignRank& command) {
       const std::string& host = found->second->identity->host;
       host_of_rank[rank] = hosts.try_emplace(host, static_cast<int>(hosts.size())).first->second;
     }
+    placement_is_known =
+        std::exchange(worker->second->told_placement, command.placement) == command.placement;
   }
   auto message = std::make_shared<proto::CoordinatorMessage>();
-  ToProto(command, endpoints, *message->mutable_assign_rank());
+  ToProto(command, endpoints, placement_is_known, *message->mutable_assign_rank());
   message->mutable_assign_rank()->set_token_limit(options_.token_limit);
   message->mutable_assign_rank()->mutable_host_of_rank()->Add(host_of_rank.begin(),
                                                               host_of_rank.end());
@@ -379,6 +384,7 @@ void WorkerLink::Server::Load(const LoadExperts& command) {
     const auto found = joined_.find(command.worker);
     if (found == joined_.end()) return;
     serial = ++found->second->load_serial;
+    found->second->told_placement = command.placement;
   }
   auto message = std::make_shared<proto::CoordinatorMessage>();
   ToProto(command, serial, *message->mutable_load_experts());

@@ -50,6 +50,7 @@ class WorkerSession final
   std::string endpoint;
   uint64_t boot_nonce = 0;
   int64_t load_serial = 0;  // of the last LoadExperts that was sent
+  std::shared_ptr<const ExpertPlacement> told_placement;  // the last that was sent
 
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;

@@ -144,7 +144,7 @@ class Auditor {
   std::set<WorkerId> ready_;                      // for it
   std::set<WorkerId> told_;                       // its first plan
   std::shared_ptr<const ExpertPlacement> full_placement_;
-  std::shared_ptr<const ExpertPlacement> placement_;  // of the epoch
+  std::optional<ExpertPlacement> placement_;  // of the epoch
   std::map<StepId, StepCheck> steps_;                 // of the epoch
   StepId last_planned_;
   StepId committed_;

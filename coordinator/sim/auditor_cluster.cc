@@ -22,20 +22,26 @@ void Auditor::BeginEpoch(const AssignRank& command) {
   ready_.clear();
   told_.clear();
   steps_.clear();
-  placement_ = command.placement;
   std::erase_if(tables_, [&](const auto& entry) { return !IsMember(entry.first); });
-  if (static_cast<int>(members_.size()) != config_.workers || placement_ == nullptr) {
+  if (full_placement_ == nullptr) {
+    full_placement_ = command.placement;
+    if (size_ < config_.workers) Problem("the first epoch lacks a rank");
+  }
+  if (static_cast<int>(members_.size()) != config_.workers || full_placement_ == nullptr) {
     return Problem("an assignment that contradicts itself");
   }
+  std::vector<RankId> absent;
+  for (int rank = 0; rank < config_.workers; ++rank) {
+    if (!members_[rank].has_value()) absent.push_back(RankId(rank));
+  }
+  auto placement = full_placement_->Without(absent);  // as every member does
+  if (!placement.ok()) return Problem("an epoch that lacks an expert");
+  placement_ = *std::move(placement);
   CheckPlacement();
 }
 
 // Everything that the full placement says of members, and nothing else.
 void Auditor::CheckPlacement() {
-  if (full_placement_ == nullptr) {
-    full_placement_ = placement_;
-    if (size_ < config_.workers) Problem("the first epoch lacks a rank");
-  }
   std::vector<RankId> live;
   for (int layer = 1; layer < full_placement_->layers(); ++layer) {
     for (int e = 0; e < full_placement_->n_routed_experts(layer); ++e) {
@@ -45,7 +51,6 @@ void Auditor::CheckPlacement() {
         if (members_[rank.value()].has_value()) live.push_back(rank);
       }
       if (static_cast<int>(all.size()) < config_.holders) Problem("too few holders of an expert");
-      if (live.empty()) Problem("an epoch that lacks an expert");
       if (placement_->Holders(layer, ExpertId(e)) != absl::MakeConstSpan(live)) {
         Problem(absl::StrCat("epoch ", epoch_.value(), ": layer ", layer, " expert ", e,
                              " is not where its members hold it"));
@@ -59,7 +64,7 @@ void Auditor::Obeyed(const AssignRank& command) {
   if (found == connected_.end()) return Problem("a rank for a worker that is gone");
   if (command.epoch != epoch_) BeginEpoch(command);
   ++assigned_;
-  if (command.members != members_ || command.placement != placement_ ||
+  if (command.members != members_ || command.placement != full_placement_ ||
       members_[command.rank.value()] != command.worker) {
     Problem("an assignment that contradicts another one, or itself");
   }

@@ -74,7 +74,7 @@ class Watch {
       if (assign == nullptr) continue;
       announces = true;
       const std::vector<std::string> endpoints(assign->members.size(), "10.0.0.1:50000");
-      ToProto(*assign, endpoints, *message.mutable_assign_rank());
+      ToProto(*assign, endpoints, /*placement_is_known=*/true, *message.mutable_assign_rank());
     }
     if (!announces) return;
     result_.link_cpu = ThreadCpu() - begin;

@@ -38,6 +38,7 @@ struct Switchboard::Stream {
   std::string endpoint;
   uint64_t boot_nonce = 0;
   int64_t load_serial = 0;
+  std::shared_ptr<const ExpertPlacement> told_placement;
   bool closed = false;
   bool lost_up = false;  // what is under way to the coordinator does not arrive
 };
@@ -248,6 +249,8 @@ void Switchboard::SendDown(WorkerId worker,
 void Switchboard::Execute(const AssignRank& command) {
   std::vector<std::string> endpoints(command.members.size());
   std::vector<int> host_of_rank(command.members.size(), -1);
+  const auto worker = joined_.find(command.worker);
+  if (worker == joined_.end()) return;
   for (size_t rank = 0; rank < endpoints.size(); ++rank) {
     if (!command.members[rank].has_value()) continue;
     const auto found = joined_.find(*command.members[rank]);
@@ -256,7 +259,10 @@ void Switchboard::Execute(const AssignRank& command) {
     host_of_rank[rank] = found->second->host;
   }
   auto message = std::make_shared<proto::CoordinatorMessage>();
-  ToProto(command, endpoints, *message->mutable_assign_rank());
+  std::shared_ptr<const ExpertPlacement>& told = worker->second->told_placement;
+  ToProto(command, endpoints, /*placement_is_known=*/told == command.placement,
+          *message->mutable_assign_rank());
+  told = command.placement;
   message->mutable_assign_rank()->mutable_host_of_rank()->Add(host_of_rank.begin(),
                                                               host_of_rank.end());
   SendDown(command.worker, std::move(message));
@@ -267,6 +273,7 @@ void Switchboard::Execute(const LoadExperts& command) {
   if (found == joined_.end()) return;
   auto message = std::make_shared<proto::CoordinatorMessage>();
   ToProto(command, ++found->second->load_serial, *message->mutable_load_experts());
+  found->second->told_placement = command.placement;
   SendDown(command.worker, std::move(message));
 }
 

@@ -289,6 +289,14 @@ TEST_F(LinkTest, AnAssignmentNamesEveryEndpointAndInterrupts) {
             "epoch: 2 endpoints: \"endpoint-0\" endpoints: \"endpoint-1\" endpoints: \"\" "
             "placement { } placement { replicas: 2 replicas: 1 ranks: 0 ranks: 1 ranks: 1 } "
             "host_of_rank: 0 host_of_rank: 1 host_of_rank: -1");
+
+  // The same placement is not told twice.
+  command.epoch = Epoch(3);
+  link_->Execute(command);
+  received = worker->Receive(Soon());
+  ASSERT_TRUE(received.ok() && *received != nullptr);
+  EXPECT_EQ((*received)->assign_rank().epoch(), 3);
+  EXPECT_EQ((*received)->assign_rank().placement_size(), 0);
 }
 
 // The core will hear of the loss and raise the epoch again; nobody shall try to connect meanwhile.

@@ -18,18 +18,6 @@ Json DeathJson(const DeathCost& death) {
           {"pauses", death.pauses}};
 }
 
-const char* CauseName(Recovery::Cause cause) {
-  switch (cause) {
-    case Recovery::Cause::kLoss:
-      return "loss";
-    case Recovery::Cause::kStep:
-      return "step";
-    case Recovery::Cause::kEntry:
-      return "entry";
-  }
-  return "?";
-}
-
 // Phases in milliseconds since the suspicion; null while they last.
 Json RecoveryJson(const Recovery& recovery) {
   const auto since_suspected = [&](absl::Time end) -> Json {

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <string>
 #include <utility>
 
@@ -86,16 +87,15 @@ void AddLoad(const ClusterSnapshot& snapshot, SnapshotFamilies& families) {
                  static_cast<double>(snapshot.requests_waiting));
   families.Gauge("shoal_cache_usage_ratio", "Cache blocks in use, of all (0 to 1)",
                  total > 0 ? static_cast<double>(used) / static_cast<double>(total) : 0);
-  families.Counter("shoal_prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache",
-                   snapshot.prefix_cache_queries);
+  families.Counter("shoal_prefix_cache_queries_total",
+                   "Prompt tokens looked up in the prefix cache", snapshot.prefix_cache_queries);
   families.Counter("shoal_prefix_cache_hits_total", "Prompt tokens found in the prefix cache",
                    snapshot.prefix_cache_hits);
   families.Counter("shoal_preemptions_total", "Sequences that gave up their blocks",
                    snapshot.preemptions);
   families.Counter("shoal_prompt_tokens_total", "Prompt tokens of requests",
                    snapshot.prompt_tokens);
-  families.Counter("shoal_generation_tokens_total", "Tokens generated",
-                   snapshot.generation_tokens);
+  families.Counter("shoal_generation_tokens_total", "Tokens generated", snapshot.generation_tokens);
   families.Histogram("shoal_cache_block_lifetime_seconds",
                      "From a cache block's allocation until what it holds is given up",
                      snapshot.block_lifetimes);
@@ -129,17 +129,22 @@ void AddSafety(const ClusterSnapshot& snapshot, SnapshotFamilies& families) {
   families.PerWorker(snapshot, "shoal_worker_death_pauses",
                      "1 if requests would have to wait for a worker to load",
                      [](const WorkerSnapshot& worker) { return worker.death.pauses; });
-  if (snapshot.recoveries.empty()) return;
-  const Recovery& last = snapshot.recoveries.back();
-  const auto phase = [&](const char* name, absl::Time end) {
-    if (end == absl::InfiniteFuture()) return;
-    families.Gauge("shoal_last_recovery_seconds",
-                   "From the suspicion to the end of each phase of the last change of the epoch",
-                   absl::ToDoubleSeconds(end - last.suspected), {{"phase", name}});
-  };
-  phase("decided", last.decided);
-  phase("fenced", last.fenced);
-  phase("resumed", last.resumed);
+  std::map<std::string, const Recovery*>
+      last;  // by cause: an entry must not hide the loss before it
+  for (const Recovery& recovery : snapshot.recoveries) last[CauseName(recovery.cause)] = &recovery;
+  for (const auto& [cause, recovery] : last) {
+    const auto phase = [&, &cause = cause, &recovery = *recovery](const char* name,
+                                                                  absl::Time end) {
+      if (end == absl::InfiniteFuture()) return;
+      families.Gauge("shoal_last_recovery_seconds",
+                     "From the suspicion to the end of each phase of the last change of the epoch",
+                     absl::ToDoubleSeconds(end - recovery.suspected),
+                     {{"cause", cause}, {"phase", name}});
+    };
+    phase("decided", recovery->decided);
+    phase("fenced", recovery->fenced);
+    phase("resumed", recovery->resumed);
+  }
 }
 
 void AddWaiting(const ClusterSnapshot& snapshot, SnapshotFamilies& families) {

@@ -121,7 +121,12 @@ void EndOversized(ServingState& state, absl::Time now, std::vector<Command>& com
   std::vector<std::pair<RequestId, absl::Status>> oversized;
   for (const auto& [id, request] : state.requests) {
     absl::Status fits = CheckFits(state, request.choices[0].total_rows);
-    if (!fits.ok()) oversized.emplace_back(id, std::move(fits));
+    if (fits.ok()) continue;
+    if (request.started) {  // it did fit
+      fits = absl::UnavailableError(absl::StrCat(
+          "those that took the place of dead workers have less memory: ", fits.message()));
+    }
+    oversized.emplace_back(id, std::move(fits));
   }
   for (const auto& [id, why] : oversized) EndRequest(state, id, why, now, commands);
 }

@@ -63,6 +63,19 @@ struct Recovery {
   int64_t replayed = 0;  // sequences that went to the queue, to be computed again
 };
 
+// "loss", "step", "entry".
+inline const char* CauseName(Recovery::Cause cause) {
+  switch (cause) {
+    case Recovery::Cause::kLoss:
+      return "loss";
+    case Recovery::Cause::kStep:
+      return "step";
+    case Recovery::Cause::kEntry:
+      return "entry";
+  }
+  return "?";
+}
+
 // Who waits for whom in exchanges. Smoothed over about the last 16 steps that a rank reported.
 struct WaitingSnapshot {
   // Seconds per step that the rank `destination` waited for `source`, at [source * ranks +

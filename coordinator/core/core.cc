@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who is told of which event. All decisions are elsewhere: membership (who belongs to the unit),
-// epoch_change (what that does to what runs), admission (who gets in), step_planner and scheduler (who
-// computes what), step_results (what counts), endings (what is over).
+// epoch_change (what that does to what runs), admission (who gets in), step_planner and scheduler
+// (who computes what), step_results (what counts), endings (what is over).
 #include "coordinator/core/core.h"
 
 #include <algorithm>
@@ -40,7 +40,8 @@ CoreConfig Consistent(CoreConfig config) {
 class CoordinatorCore final : public Core {
  public:
   explicit CoordinatorCore(const CoreConfig& config)
-      : membership_(config), state_(Consistent(config)),
+      : membership_(config),
+        state_(Consistent(config)),
         waiting_(config.workers, config.step_timeout) {}
 
   void Step(const Event& event, absl::Time now, std::vector<Command>& commands) override {
@@ -52,8 +53,7 @@ class CoordinatorCore final : public Core {
     } else {
       planner_.PlanSteps(state_, now, commands);
     }
-    ContinueDrain(state_, state_.serving || membership_.connecting() || membership_.HasLoaders(),
-                  now, commands);
+    ContinueDrain(state_, now, commands);
   }
 
   ClusterSnapshot Snapshot(absl::Time now) const override {
@@ -163,8 +163,10 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
   }
   EpochEnd end{membership_.roster().Describe(event.worker),
                absl::StrCat("step ", event.step.value(), ": ", status.ToString()), now, now};
-  if (const std::optional<RankId> slowest = waiting_.Snapshot().straggler) {
-    absl::StrAppend(&end.why, "; slowest of late was rank ", slowest->value());
+  if (absl::IsDeadlineExceeded(status)) {
+    if (const std::optional<RankId> slowest = waiting_.Snapshot().straggler) {
+      absl::StrAppend(&end.why, "; slowest of late was rank ", slowest->value());
+    }
   }
   membership_.Raise(now, commands);
   membership_.Answered(event.worker, now);  // in the new epoch: its failure was an answer
@@ -181,7 +183,7 @@ void CoordinatorCore::On(const Tick&, absl::Time now, std::vector<Command>& comm
                            absl::FormatDuration(now - state_.in_flight.front().began)))});
   }
   EndAfterLoss(membership_.Evict(overdue, now, commands), now, commands);
-  ExpireDeadlines(state_, now, commands);
+  ExpireDeadlines(state_, membership_.paused(), now, commands);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "coordinator/core/endings.h"
 
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -113,26 +114,25 @@ void Cancel(ServingState& state, const RequestCancelled& event, absl::Time now,
   EndChoice(state, choice, now);
 }
 
-void ExpireDeadlines(ServingState& state, absl::Time now, std::vector<Command>& commands) {
+void ExpireDeadlines(ServingState& state, const std::string& paused, absl::Time now,
+                     std::vector<Command>& commands) {
   while (!state.deadlines.empty() && state.deadlines.begin()->first <= now) {
     const RequestId id = state.deadlines.begin()->second;
     const bool started = state.requests.at(id).started;
-    EndRequest(state, id,
-               absl::DeadlineExceededError(started ? "the request's deadline passed while it ran"
-                                                   : "the request's deadline passed in the queue"),
-               now, commands);
+    std::string why = started ? "the request's deadline passed while it ran"
+                              : "the request's deadline passed in the queue";
+    if (!paused.empty()) absl::StrAppend(&why, "; the cluster is paused: ", paused);
+    EndRequest(state, id, absl::DeadlineExceededError(why), now, commands);
   }
 }
 
-void ContinueDrain(ServingState& state, bool may_serve, absl::Time now,
-                   std::vector<Command>& commands) {
+void ContinueDrain(ServingState& state, absl::Time now, std::vector<Command>& commands) {
   if (!state.draining || state.drained) return;
-  if (!may_serve) {
-    while (!state.requests.empty()) {
-      EndRequest(state, state.requests.begin()->first,
-                 absl::UnavailableError("the server is shutting down and its workers are gone"),
-                 now, commands);
-    }
+  const bool never_served = state.ranks.empty();
+  while (never_served && !state.requests.empty()) {
+    EndRequest(state, state.requests.begin()->first,
+               absl::UnavailableError("the server is shutting down before its workers have come"),
+               now, commands);
   }
   if (!state.requests.empty()) return;
   state.drained = true;

@@ -2,6 +2,7 @@
 // How choices and requests come to their end.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -28,12 +29,12 @@ void EndRequest(ServingState& state, RequestId id, const absl::Status& why, absl
 void Cancel(ServingState& state, const RequestCancelled& event, absl::Time now,
             std::vector<Command>& commands);
 
-// Ends requests whose deadline has passed.
-void ExpireDeadlines(ServingState& state, absl::Time now, std::vector<Command>& commands);
+// Ends requests whose deadline has passed; the error says if the unit was `paused`, and why.
+void ExpireDeadlines(ServingState& state, const std::string& paused, absl::Time now,
+                     std::vector<Command>& commands);
 
-// While draining: ends what can never run, and says once when nothing is left. `may_serve`: steps are
-// computed, or will be without anybody's coming.
-void ContinueDrain(ServingState& state, bool may_serve, absl::Time now,
-                   std::vector<Command>& commands);
+// While draining: says once when nothing is left. A unit that is paused may yet go on, within the time
+// that the drain has; one that was never formed is not waited for.
+void ContinueDrain(ServingState& state, absl::Time now, std::vector<Command>& commands);
 
 }  // namespace shoal

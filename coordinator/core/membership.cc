@@ -26,7 +26,9 @@ Membership::Membership(const CoreConfig& config)
       step_timeout_(config.step_timeout),
       loading_timeout_(config.loading_timeout),
       placement_(config.placement),
-      roster_(config.workers) {}
+      roster_(config.workers) {
+  roster_.SetPlacement(placement_);
+}
 
 void Membership::Joined(const WorkerJoined& event, absl::Time now, std::vector<Command>& commands) {
   if (roster_.Find(event.worker) != nullptr) return;
@@ -212,7 +214,10 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
     paused_ = "no worker holds its experts";
     return;
   }
-  if (placement_ == nullptr) PlanExperts();
+  if (placement_ == nullptr) {
+    PlanExperts();
+    roster_.SetPlacement(placement_);
+  }
   if (!absent.empty()) {
     if (const auto left = placement_->Without(absent); !left.ok()) {
       paused_ = std::string(left.status().message());
@@ -268,12 +273,6 @@ void Membership::Recount() {
     live[r] = member != nullptr && (announced_ && formed_ ? member->in_epoch : member->loaded);
   }
   redundancy_ = CountRedundancy(*placement_, live);
-}
-
-bool Membership::HasLoaders() const {
-  return formed_ && std::any_of(roster_.members().begin(), roster_.members().end(), [](auto& entry) {
-           return entry.second.told && !entry.second.loaded;
-         });
 }
 
 const Member* Membership::MemberAt(RankId rank) const {

@@ -73,8 +73,6 @@ class Membership {
   const std::string& entrants() const { return entrants_; }
   // The unit is formed and its next epoch waits for nobody to come: members are connecting.
   bool connecting() const { return formed_ && announced_ && unready_ > 0; }
-  // The unit is formed and some of its workers are loading.
-  bool HasLoaders() const;
   // Which expert has no holder; empty if none lacks one, or the unit is not formed yet.
   const std::string& paused() const { return paused_; }
   // Who holds what when nobody is absent; null until all workers of the first epoch are known.

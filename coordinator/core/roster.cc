@@ -50,7 +50,7 @@ absl::Status Roster::Add(const WorkerJoined& event, absl::Time now) {
 }
 
 bool Roster::GiveRank(Member& member, std::optional<RankId> wanted) {
-  std::optional<RankId> rank = wanted.has_value() ? wanted : LowestFreeRank();
+  std::optional<RankId> rank = wanted.has_value() ? wanted : MostNeededRank();
   if (!rank.has_value()) return true;  // a standby
   Member* displaced = nullptr;
   if (Member* holder = At(*rank)) {
@@ -58,7 +58,7 @@ bool Roster::GiveRank(Member& member, std::optional<RankId> wanted) {
         holder->told || holder->rank_fixed || (holder->wants_rank && !member.rank_fixed);
     if (stays && member.rank_fixed) return false;
     if (stays) {
-      rank = LowestFreeRank();  // its wish came too late; any other will do, or waiting for one
+      rank = MostNeededRank();  // its wish came too late; any other will do, or waiting for one
       if (!rank.has_value()) return true;
     } else {
       displaced = holder;
@@ -73,10 +73,26 @@ bool Roster::GiveRank(Member& member, std::optional<RankId> wanted) {
   return displaced == nullptr || GiveRank(*displaced, std::nullopt);
 }
 
-std::optional<RankId> Roster::LowestFreeRank() const {
-  const auto free = std::find(ranks_.begin(), ranks_.end(), std::nullopt);
-  if (free == ranks_.end()) return std::nullopt;
-  return RankId(static_cast<int32_t>(free - ranks_.begin()));
+std::optional<RankId> Roster::MostNeededRank() const {
+  const auto is_free = [&](RankId rank) { return !ranks_[rank.value()].has_value(); };
+  std::vector<std::pair<int, int>> need(ranks_.size());  // experts without a holder, with one
+  const int layers = placement_ == nullptr ? 0 : placement_->layers();
+  for (int layer = 0; layer < layers; ++layer) {
+    for (int expert = 0; expert < placement_->n_routed_experts(layer); ++expert) {
+      const absl::Span<const RankId> holders = placement_->Holders(layer, ExpertId(expert));
+      const auto free = std::count_if(holders.begin(), holders.end(), is_free);
+      const auto taken = static_cast<int64_t>(holders.size()) - free;
+      if (free == 0 || taken > 1) continue;
+      for (const RankId rank : holders)
+        ++(taken == 0 ? need[rank.value()].first : need[rank.value()].second);
+    }
+  }
+  std::optional<RankId> best;
+  for (int r = 0; r < world_size(); ++r) {
+    if (!is_free(RankId(r))) continue;
+    if (!best.has_value() || need[r] > need[best->value()]) best = RankId(r);
+  }
+  return best;
 }
 
 bool Roster::Remove(WorkerId worker) {

@@ -5,13 +5,16 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "coordinator/core/events.h"
+#include "engine/config/expert_placement.h"
 
 namespace shoal {
 
@@ -40,7 +43,13 @@ class Roster {
  public:
   explicit Roster(int world_size);
 
-  // Takes a worker in, with a rank if one is free: the one it wants, else the lowest. A wish moves
+  // What each rank will hold: which free rank is needed most depends on it.
+  void SetPlacement(std::shared_ptr<const ExpertPlacement> placement) {
+    placement_ = std::move(placement);
+  }
+
+  // Takes a worker in, with a rank if one is free: the one it wants, else the one that is needed
+  // most. A wish moves
   // aside a worker that was not told its rank yet. Errors say why it is refused: InvalidArgument,
   // AlreadyExists (a fixed rank is taken), ResourceExhausted. Requires that it is not here.
   absl::Status Add(const WorkerJoined& event, absl::Time now);
@@ -56,7 +65,6 @@ class Roster {
   const Member* LastKnownAt(RankId rank) const;
 
   int world_size() const { return static_cast<int>(ranks_.size()); }
-  bool full() const { return !LowestFreeRank().has_value(); }
   // In the order of joining; ranks or none.
   std::map<WorkerId, Member>& members() { return members_; }
   const std::map<WorkerId, Member>& members() const { return members_; }
@@ -66,11 +74,14 @@ class Roster {
  private:
   // False: the rank it must have is taken.
   bool GiveRank(Member& member, std::optional<RankId> wanted);
-  std::optional<RankId> LowestFreeRank() const;
+  // Of the free ranks: the one with the most experts that no taken rank holds, then with the most that
+  // a single one holds, then the lowest.
+  std::optional<RankId> MostNeededRank() const;
 
   std::map<WorkerId, Member> members_;  // standbys too
   std::vector<std::optional<WorkerId>> ranks_;
   std::vector<std::optional<Member>> last_known_;  // by rank
+  std::shared_ptr<const ExpertPlacement> placement_;
 };
 
 }  // namespace shoal

@@ -125,7 +125,9 @@ class WorkerLink::Server final : public proto::Cluster::CallbackService,
   std::set<WorkerSession*> sessions_ ABSL_GUARDED_BY(mutex_);
   std::map<WorkerId, WorkerSession*> joined_ ABSL_GUARDED_BY(mutex_);
   WorkerId next_worker_ ABSL_GUARDED_BY(mutex_) = WorkerId(1);
-  // What the connected workers agree on where the options leave it open.
+  // What the workers agree on where the options leave it open. Fixed once a rank was assigned: who takes
+  // a dead worker's place must compute what it would have computed.
+  bool assigned_ ABSL_GUARDED_BY(mutex_) = false;
   std::string numerics_ ABSL_GUARDED_BY(mutex_);
   std::string transport_ ABSL_GUARDED_BY(mutex_);
 };
@@ -184,7 +186,7 @@ grpc::ServerBidiReactor<proto::WorkerMessage, proto::CoordinatorMessage>* Worker
 
 absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
   const UnitIdentity& wanted = options_.identity;
-  if (joined_.empty()) {
+  if (joined_.empty() && !assigned_) {
     numerics_ = wanted.numerics.empty() ? hello.numerics() : wanted.numerics;
     transport_ = wanted.transport.empty() ? hello.transport() : wanted.transport;
   }
@@ -366,6 +368,7 @@ void WorkerLink::Server::Assign(const AssignRank& command) {
       const std::string& host = found->second->identity->host;
       host_of_rank[rank] = hosts.try_emplace(host, static_cast<int>(hosts.size())).first->second;
     }
+    assigned_ = true;
     placement_is_known =
         std::exchange(worker->second->told_placement, command.placement) == command.placement;
   }

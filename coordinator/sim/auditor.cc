@@ -6,6 +6,7 @@
 #include <utility>
 #include <variant>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace shoal::sim {
@@ -250,7 +251,8 @@ void Auditor::CheckEnd(const Client& client, const Choice& choice, const Emit& e
       ++counts_.failed;
       if (absl::IsDeadlineExceeded(emit.error)) {
         if (client.request.deadline > now_) Problem("failed before its deadline");
-      } else if (absl::IsInvalidArgument(emit.error)) {
+      } else if (absl::IsInvalidArgument(emit.error) ||
+                 absl::StrContains(emit.error.message(), "less memory")) {
         // The only rank that could hold it was taken over by a worker with fewer blocks.
         int64_t most = 0;
         for (const auto& member : members_) {
@@ -259,7 +261,7 @@ void Auditor::CheckEnd(const Client& client, const Choice& choice, const Emit& e
         const auto rows =
             static_cast<int64_t>(client.request.prompt.size()) + client.request.max_tokens - 1;
         if (rows <= most * config_.block_tokens) Problem("failed as too large, and is not");
-      } else if (!absl::IsUnavailable(emit.error) || !draining_ || (formed_ && !over_)) {
+      } else if (!absl::IsUnavailable(emit.error) || !draining_ || formed_) {
         Problem(absl::StrCat("request ", emit.request.value(), " failed: ", emit.error.ToString()));
       }
       return;

@@ -35,7 +35,8 @@ struct CampaignOptions {
   std::function<void(int64_t worlds, int64_t failed)> progress;
 };
 
-// Turns the workers' logging off: they say what goes wrong, which here is everything.
+// Turns the workers' logging off: they say what goes wrong, which here is everything. A failed check or a
+// crash names its seed on stderr before it ends the process.
 CampaignResult RunCampaign(const CampaignOptions& options);
 
 // Runs one world and writes down what happens, one line each, the problems last.

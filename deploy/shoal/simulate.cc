@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// `shoal simulate`: clusters made from seeds, with everything that can go wrong, around the real core and
-// real workers; and a large one, to see what a death costs there.
+// `shoal simulate`: clusters made from seeds, with everything that can go wrong, around the real
+// core and real workers; and a large one, to see what a death costs there.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
@@ -22,6 +24,7 @@ namespace shoal {
 namespace {
 
 constexpr int kLargeUnit = 32;  // from so many workers on one death is measured
+constexpr size_t kTraceTail = 40;
 
 struct SimulateOptions {
   std::string seeds = "1..2000";
@@ -51,20 +54,28 @@ nlohmann::json ToJson(const sim::CampaignResult& result) {
   for (const sim::FailedSeed& failed : result.failures) {
     failures.push_back({{"seed", failed.seed}, {"problem", failed.problem}});
   }
-  return {{"worlds", result.worlds},        {"events", c.events},
-          {"steps", c.steps},               {"processes_killed", c.deaths},
-          {"workers_lost", c.losses},       {"evicted_alive", c.false_alarms},
-          {"epochs", c.epochs},             {"pauses", c.pauses},
-          {"rewinds", c.rewinds},           {"replays", c.replays},
-          {"choices_finished", c.finished}, {"finished_across_epochs", c.survived},
-          {"choices_failed", c.failed},     {"failures", std::move(failures)}};
+  return {{"worlds", result.worlds},
+          {"events", c.events},
+          {"steps", c.steps},
+          {"processes_killed", c.deaths},
+          {"workers_lost", c.losses},
+          {"evicted_alive", c.false_alarms},
+          {"epochs", c.epochs},
+          {"pauses", c.pauses},
+          {"rewinds", c.rewinds},
+          {"replays", c.replays},
+          {"choices_finished", c.finished},
+          {"finished_across_epochs", c.survived},
+          {"choices_failed", c.failed},
+          {"failures", std::move(failures)}};
 }
 
 void Print(const sim::CampaignResult& result) {
   const sim::WorldCounts& c = result.counts;
   std::printf(
       "%lld worlds, %lld events, %lld steps\n"
-      "%lld processes killed, %lld workers lost (%lld of them evicted alive), %lld changes of epoch, "
+      "%lld processes killed, %lld workers lost (%lld of them evicted alive), %lld changes of "
+      "epoch, "
       "%lld pauses\n"
       "%lld sequences rewound, %lld replayed with tokens already said\n"
       "%lld choices finished with exactly their text, %lld of them across a change of epoch; "
@@ -76,15 +87,24 @@ void Print(const sim::CampaignResult& result) {
       static_cast<long long>(c.rewinds), static_cast<long long>(c.replays),
       static_cast<long long>(c.finished), static_cast<long long>(c.survived),
       static_cast<long long>(c.failed));
-  for (const sim::FailedSeed& failed : result.failures) {
+  if (result.failures.empty()) std::puts("no seed failed");
+}
+
+// What the failed seeds failed of, how the first one came to that, and how to see the rest.
+void Explain(const std::vector<sim::FailedSeed>& failures, const sim::WorldOptions& world) {
+  for (const sim::FailedSeed& failed : failures) {
     std::printf("seed %llu failed: %s\n", static_cast<unsigned long long>(failed.seed),
                 failed.problem.c_str());
   }
-  if (result.failures.empty()) {
-    std::puts("no seed failed");
-  } else {
-    std::printf("%zu seeds failed; see one with --trace SEED\n", result.failures.size());
-  }
+  const std::vector<std::string> trace = sim::Trace(failures.front().seed, world);
+  const size_t begin = trace.size() - std::min(trace.size(), kTraceTail);
+  std::printf("\nseed %llu, the end of its trace:\n",
+              static_cast<unsigned long long>(failures.front().seed));
+  for (size_t i = begin; i < trace.size(); ++i) std::printf("  %s\n", trace[i].c_str());
+  std::string command = absl::StrCat("shoal simulate --trace ", failures.front().seed);
+  if (world.workers > 0) absl::StrAppend(&command, " --workers ", world.workers);
+  if (world.holders > 0) absl::StrAppend(&command, " --holders ", world.holders);
+  std::printf("\n%zu seeds failed; all of the first: %s\n", failures.size(), command.c_str());
 }
 
 absl::Status SimulateMany(const SimulateOptions& options) {
@@ -95,16 +115,20 @@ absl::Status SimulateMany(const SimulateOptions& options) {
   campaign.world.workers = options.workers;
   campaign.world.holders = options.holders;
   campaign.threads = options.threads;
-  campaign.progress = [](int64_t worlds, int64_t failed) {
-    std::fprintf(stderr, "\r%lld worlds, %lld failed", static_cast<long long>(worlds),
-                 static_cast<long long>(failed));
-  };
+  const bool watched = isatty(STDERR_FILENO) == 1;
+  if (watched) {
+    campaign.progress = [](int64_t worlds, int64_t failed) {
+      std::fprintf(stderr, "\r%lld worlds, %lld failed", static_cast<long long>(worlds),
+                   static_cast<long long>(failed));
+    };
+  }
   const sim::CampaignResult result = sim::RunCampaign(campaign);
-  std::fputs("\r\033[K", stderr);
+  if (watched) std::fputs("\r\033[K", stderr);
   if (options.json) {
     std::cout << ToJson(result).dump() << "\n";
   } else {
     Print(result);
+    if (!result.failures.empty()) Explain(result.failures, campaign.world);
   }
   if (result.failures.empty()) return absl::OkStatus();
   return absl::InternalError(absl::StrCat(result.failures.size(), " seeds failed"));
@@ -114,8 +138,7 @@ absl::Status SimulateOne(const SimulateOptions& options) {
   sim::WorldOptions world;
   world.workers = options.workers;
   world.holders = options.holders;
-  const std::vector<std::string> lines =
-      sim::Trace(static_cast<uint64_t>(options.trace), world);
+  const std::vector<std::string> lines = sim::Trace(static_cast<uint64_t>(options.trace), world);
   for (const std::string& line : lines) std::puts(line.c_str());
   if (lines.empty() || lines.back().rfind("PROBLEM", 0) != 0) return absl::OkStatus();
   return absl::InternalError(absl::StrCat("seed ", options.trace, " failed"));
@@ -157,8 +180,8 @@ absl::Status SimulateLarge(SimulateOptions options) {
 
 absl::Status Simulate(const SimulateOptions& options) {
   if (options.holders > options.workers && options.workers > 0) {
-    return absl::InvalidArgumentError(absl::StrCat("--holders ", options.holders, ": there are ",
-                                                   options.workers, " workers"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--holders ", options.holders, ": there are ", options.workers, " workers"));
   }
   if (options.workers >= kLargeUnit) return SimulateLarge(options);
   if (options.trace >= 0) return SimulateOne(options);
@@ -171,28 +194,53 @@ void AddSimulateCommand(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<SimulateOptions>();
   CLI::App* command = app.add_subcommand(
       "simulate", "Runs clusters made from seeds, faults included, and checks every event");
-  command->add_option("--seeds", options->seeds, "Which worlds: A..B")->capture_default_str();
-  command->add_option("--workers", options->workers,
-                      "Workers of each world; from 32 on one death of a unit of that size is measured "
-                      "[default: by seed, 1..5]")
+  CLI::Option* const seeds =
+      command->add_option("--seeds", options->seeds, "Which worlds: A..B")->capture_default_str();
+  command
+      ->add_option("--workers", options->workers,
+                   "Workers of each world; from 32 on one death of a unit of that size is measured "
+                   "[default: by seed, 1..5]")
       ->check(CLI::Range(1, 4096));
-  command->add_option("--holders", options->holders, "Holders of each expert [default: by seed]")
-      ->check(CLI::Range(1, 64));
-  command->add_option("--trace", options->trace, "Write down what happens in the world of this seed")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--threads", options->threads, "Worlds at a time [default: one per core]")
-      ->check(CLI::Range(0, 1024));
-  command->add_option("--skew", options->large.skew,
-                      "Large units: the i-th expert is chosen with a weight of i^-SKEW")
-      ->check(CLI::Range(0.0, 4.0))
-      ->capture_default_str();
-  command->add_option("--gbit-per-s", options->large.gbit_per_s,
-                      "Large units: bandwidth of each worker; 0: no congestion")
-      ->check(CLI::Range(0.0, 10000.0))
-      ->capture_default_str();
+  CLI::Option* const holders =
+      command
+          ->add_option("--holders", options->holders, "Holders of each expert [default: by seed]")
+          ->check(CLI::Range(1, 64));
+  CLI::Option* const trace = command
+                                 ->add_option("--trace", options->trace,
+                                              "Write down what happens in the world of this seed")
+                                 ->check(CLI::Range(int64_t{0}, INT64_MAX).description("INT >= 0"));
+  CLI::Option* const threads =
+      command->add_option("--threads", options->threads, "Worlds at a time [default: one per core]")
+          ->check(CLI::Range(0, 1024));
+  trace->excludes(seeds);
+  CLI::Option* const skew =
+      command
+          ->add_option("--skew", options->large.skew,
+                       "Large units: the i-th expert is chosen with a weight of i^-SKEW")
+          ->check(CLI::Range(0.0, 4.0))
+          ->capture_default_str();
+  CLI::Option* const gbit =
+      command
+          ->add_option("--gbit-per-s", options->large.gbit_per_s,
+                       "Large units: bandwidth of each worker; 0: no congestion")
+          ->check(CLI::Range(0.0, 10000.0))
+          ->capture_default_str();
   command->add_flag("--json", options->json, "One JSON object instead of text");
-  command->callback([options, &exit_code] {
-    exit_code = ReportStatus("simulate", Simulate(*options));
+  command->callback([=, &exit_code] {
+    const auto refuse = [&](const CLI::Option* option, absl::string_view why) {
+      if (option->empty()) return absl::OkStatus();
+      return absl::InvalidArgumentError(absl::StrCat(option->get_name(), " is ", why));
+    };
+    absl::Status fits;
+    const bool large = options->workers >= kLargeUnit;
+    for (const CLI::Option* option : {seeds, trace, threads}) {
+      if (large) fits.Update(refuse(option, "for units of fewer than 32 workers"));
+    }
+    for (const CLI::Option* option : {skew, gbit}) {
+      if (!large) fits.Update(refuse(option, "for units of 32 workers or more"));
+    }
+    if (options->workers == 0) fits.Update(refuse(holders, "given without --workers"));
+    exit_code = ReportStatus("simulate", fits.ok() ? Simulate(*options) : fits);
   });
 }
 

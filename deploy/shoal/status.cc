@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "deploy/shoal/commands.h"
 #include "deploy/shoal/http_get.h"
 #include "engine/base/status_macros.h"
@@ -21,8 +23,9 @@ using Json = nlohmann::json;
 void PrintSafety(const Json& cluster) {
   const Json holders = cluster.value("holders", Json::object());
   const int64_t least = holders.value("least", int64_t{0});
-  absl::PrintF("every expert is held by %d to %d workers%s\n\n", least,
-               holders.value("most", int64_t{0}),
+  const int64_t most = holders.value("most", int64_t{0});
+  absl::PrintF("every expert is held by %d%s worker%s%s\n\n", least,
+               most == least ? "" : absl::StrCat(" to ", most), most == 1 ? "" : "s",
                least >= 2 ? ": any one may die" : "");
   const std::string paused = cluster.value("paused", std::string());
   if (!paused.empty()) absl::PrintF("PAUSED, requests wait: %s\n\n", paused);
@@ -74,11 +77,15 @@ std::string Milliseconds(const Json& value) {
 void PrintRecoveries(const Json& recoveries) {
   if (recoveries.empty()) return;
   absl::PrintF("\nlast changes, ms since the suspicion\n");
-  absl::PrintF("%6s %-6s %9s %9s %9s %9s %9s %9s  %s\n", "epoch", "cause", "silent", "decided",
-               "fenced", "resumed", "rewound", "replayed", "who, why");
+  absl::PrintF("%6s %-6s %8s %9s %9s %9s %9s %9s %9s  %s\n", "epoch", "cause", "ago", "silent",
+               "decided", "fenced", "resumed", "rewound", "replayed", "who, why");
   for (const Json& recovery : recoveries) {
-    absl::PrintF("%6d %-6s %9s %9s %9s %9s %9d %9d  %s: %s\n",
+    const absl::Duration ago =
+        absl::Now() -
+        absl::FromUnixMillis(static_cast<int64_t>(1000 * recovery.value("suspected_unix_s", 0.0)));
+    absl::PrintF("%6d %-6s %8s %9s %9s %9s %9s %9d %9d  %s: %s\n",
                  recovery.value("epoch", int64_t{0}), recovery.value("cause", std::string("?")),
+                 absl::FormatDuration(absl::Trunc(ago, absl::Seconds(1))),
                  Milliseconds(recovery.value("silent_ms", Json())),
                  Milliseconds(recovery.value("decided_ms", Json())),
                  Milliseconds(recovery.value("fenced_ms", Json())),
@@ -86,7 +93,7 @@ void PrintRecoveries(const Json& recoveries) {
                  recovery.value("rewound", int64_t{0}), recovery.value("replayed", int64_t{0}),
                  recovery.value("who", std::string("?")), recovery.value("why", std::string("?")));
     const std::string paused = recovery.value("paused", std::string());
-    if (!paused.empty()) absl::PrintF("%79s paused meanwhile: %s\n", "", paused);
+    if (!paused.empty()) absl::PrintF("%88s paused meanwhile: %s\n", "", paused);
   }
 }
 

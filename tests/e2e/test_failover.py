@@ -50,6 +50,8 @@ REQUESTS = {
     "a long prompt": ("completions", {"prompt": SPEECH * 7, "temperature": 0, "stream": True, **LONG, "max_tokens": 150}),
     "another one with the same beginning": ("completions", {"prompt": SPEECH * 7 + "GLOUCESTER:\n", "temperature": 0,
                                                             "user": "anne", **LONG, "max_tokens": 150}),
+    "one that others go before": ("completions", {"prompt": "OTHELLO:\n", "priority": 3, "temperature": 0.7, "seed": 23,
+                                                  "stream": True, **LONG, "max_tokens": 500}),
 }
 
 

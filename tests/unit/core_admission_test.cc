@@ -156,13 +156,16 @@ TEST(CoreAdmission, DrainingGoesOnWithTheSurvivors) {
   EXPECT_THAT(t.Done(2, 2, {{2, 2, 50}}), ElementsAre("emit r1.0 @0 [50] length", "drained"));
 }
 
-TEST(CoreAdmission, DrainingEndsWhenNobodyIsLeftToServe) {
+TEST(CoreAdmission, DrainingWaitsForThoseWhoTakeTheDeadsPlace) {
   Transcript t(Transcript::Small());
   t.Serve();
   t.Arrive(MakeRequest(1, 2, 1));
   t.Do(DrainStarted{});
-  EXPECT_THAT(t.Lose(1),
-              ElementsAre(StartsWith("emit r1.0 @0 [] error UNAVAILABLE"), "drained"));
+  EXPECT_THAT(t.Lose(1), IsEmpty());
+  EXPECT_THAT(t.Join(2), ElementsAre("load w2 rank 0"));
+  EXPECT_THAT(t.Do(WorkerLoaded{WorkerId(2)}), ElementsAre("assign w2 rank 0 epoch 2"));
+  EXPECT_THAT(First(t.Ready(2, 2)), HasSubstr("new 2 [10 11]"));
+  EXPECT_THAT(t.Done(2, 2, {{2, 2, 50}}), ElementsAre("emit r1.0 @0 [50] length", "drained"));
 }
 
 TEST(CoreAdmission, DrainingWithoutWorkersEndsAtOnce) {

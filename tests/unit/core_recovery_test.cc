@@ -444,6 +444,25 @@ TEST(CoreRecovery, EquallyFastRanksAreNotNamed) {
   EXPECT_EQ(t.Snapshot().waiting.straggler, std::nullopt);
 }
 
+TEST(CoreRecovery, ANewcomerTakesTheRankThatEndsThePause) {
+  CoreConfig config = Transcript::Small(4);
+  const std::vector<RankId> inner = {RankId(1), RankId(2)}, outer = {RankId(0), RankId(3)};
+  auto placement = ExpertPlacement::Create(
+      4, {{}, {inner, inner, inner, inner, inner, inner, inner, outer}});
+  ASSERT_TRUE(placement.ok()) << placement.status();
+  config.placement = std::make_shared<const ExpertPlacement>(*std::move(placement));
+  Transcript t(config);
+  t.Serve();
+  for (const int worker : {1, 2, 3}) t.Lose(worker);  // ranks 0, 1, 2
+  EXPECT_NE(t.Snapshot().paused, "");
+  EXPECT_THAT(t.Join(5), ElementsAre("load w5 rank 1"));
+  EXPECT_THAT(t.Do(WorkerLoaded{WorkerId(5)}),
+              ElementsAre(StartsWith("assign w5 rank 1 epoch"), StartsWith("assign w4 rank 3 epoch")));
+  EXPECT_EQ(t.Snapshot().paused, "");
+  // Rank 2 would give second holders to seven experts, rank 0 to one.
+  EXPECT_THAT(t.Join(6), ElementsAre("load w6 rank 2"));
+}
+
 TEST(CoreRecovery, HoldersGoToDifferentHosts) {
   CoreConfig config = Doubled(4);
   config.redundant_experts = 2;

@@ -208,6 +208,27 @@ TEST_F(LinkTest, NumericsAreTheFirstWorkersAsLongAsOneIsThere) {
   Join(*second);
 }
 
+TEST_F(LinkTest, NumericsAreKeptOnceARankWasAssigned) {
+  Start();
+  {
+    auto first = Dial(GoodHello());
+    AssignRank command;
+    command.worker = Join(*first);
+    command.members = {command.worker};
+    command.epoch = Epoch(1);
+    command.rank = RankId(0);
+    link_->Execute(command);
+    ASSERT_TRUE(first->Receive(Soon()).ok());
+  }
+  EXPECT_TRUE(std::holds_alternative<WorkerLost>(events_.Next()));
+  proto::Hello other = GoodHello();
+  other.set_numerics("cpu");
+  auto second = Dial(other);
+  const auto refusal = second->Receive(Soon());
+  EXPECT_EQ(refusal.status().code(), absl::StatusCode::kFailedPrecondition) << refusal.status();
+  EXPECT_THAT(std::string(refusal.status().message()), ::testing::HasSubstr("numerics"));
+}
+
 TEST_F(LinkTest, APlanArrivesAsItWasSent) {
   Start();
   auto worker = Dial(GoodHello());

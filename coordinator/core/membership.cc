@@ -218,11 +218,9 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
     PlanExperts();
     roster_.SetPlacement(placement_);
   }
-  if (!absent.empty()) {
-    if (const auto left = placement_->Without(absent); !left.ok()) {
-      paused_ = std::string(left.status().message());
-      return;
-    }
+  if (const absl::Status left = placement_->CheckWithout(absent); !left.ok()) {
+    paused_ = std::string(left.message());
+    return;
   }
   paused_.clear();
   // Also under a coordinator that is younger than its workers, epochs only grow.

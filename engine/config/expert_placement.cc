@@ -73,21 +73,37 @@ absl::StatusOr<ExpertPlacement> ExpertPlacement::Contiguous(
   return Create(world_size, std::move(holders));
 }
 
-absl::StatusOr<ExpertPlacement> ExpertPlacement::Without(absl::Span<const RankId> absent) const {
-  std::vector<bool> gone(world_size_, false);
-  for (const RankId rank : absent) {
-    if (rank.value() >= 0 && rank.value() < world_size_) gone[rank.value()] = true;
+std::vector<bool> ExpertPlacement::Marked(absl::Span<const RankId> ranks) const {
+  std::vector<bool> marked(world_size_, false);
+  for (const RankId rank : ranks) {
+    if (rank.value() >= 0 && rank.value() < world_size_) marked[rank.value()] = true;
   }
-  ExpertPlacement left = *this;
-  for (size_t layer = 0; layer < left.holders_.size(); ++layer) {
-    for (size_t expert = 0; expert < left.holders_[layer].size(); ++expert) {
-      std::vector<RankId>& ranks = left.holders_[layer][expert];
-      std::erase_if(ranks, [&](RankId rank) { return gone[rank.value()]; });
-      if (!ranks.empty()) continue;
+  return marked;
+}
+
+absl::Status ExpertPlacement::CheckWithout(absl::Span<const RankId> absent) const {
+  const std::vector<bool> gone = Marked(absent);
+  const auto is_gone = [&](RankId rank) { return gone[rank.value()]; };
+  for (size_t layer = 0; layer < holders_.size(); ++layer) {
+    for (size_t expert = 0; expert < holders_[layer].size(); ++expert) {
+      const std::vector<RankId>& ranks = holders_[layer][expert];
+      if (!std::all_of(ranks.begin(), ranks.end(), is_gone)) continue;
       const auto append = [](std::string* out, RankId rank) { absl::StrAppend(out, rank.value()); };
       return absl::FailedPreconditionError(
           absl::StrCat("layer ", layer, " expert ", expert, ": no holder is left of ranks ",
-                       absl::StrJoin(holders_[layer][expert], ", ", append)));
+                       absl::StrJoin(ranks, ", ", append)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ExpertPlacement> ExpertPlacement::Without(absl::Span<const RankId> absent) const {
+  SHOAL_RETURN_IF_ERROR(CheckWithout(absent));
+  const std::vector<bool> gone = Marked(absent);
+  ExpertPlacement left = *this;
+  for (std::vector<std::vector<RankId>>& layer : left.holders_) {
+    for (std::vector<RankId>& ranks : layer) {
+      std::erase_if(ranks, [&](RankId rank) { return gone[rank.value()]; });
     }
   }
   return left;

@@ -39,6 +39,8 @@ class ExpertPlacement {
   // remaining rank holds does not change. Errors: FailedPrecondition naming layer, expert and ranks
   // if an expert has no holder left.
   absl::StatusOr<ExpertPlacement> Without(absl::Span<const RankId> absent) const;
+  // The error that Without would give.
+  absl::Status CheckWithout(absl::Span<const RankId> absent) const;
 
   // Whether it describes a model with these experts (0: a dense layer) on so many ranks. Errors:
   // InvalidArgument naming what differs.
@@ -61,6 +63,8 @@ class ExpertPlacement {
   bool operator==(const ExpertPlacement&) const = default;
 
  private:
+  std::vector<bool> Marked(absl::Span<const RankId> ranks) const;  // by rank
+
   int world_size_ = 0;
   std::vector<std::vector<std::vector<RankId>>> holders_;
 };

@@ -64,6 +64,10 @@ class Stream:
         return max(gaps, default=(0.0, begin))
 
 
+    def first_after(self, moment):
+        return next((t for t in self.arrivals if t >= moment), float("inf"))
+
+
 class Cluster:
     def __init__(self, arguments, transport, holders):
         self.log = tempfile.NamedTemporaryFile("w+", prefix="shoal-failover-", suffix=".log")
@@ -127,19 +131,24 @@ def one_round(cluster, arguments, fault, chance):
     watch(streams, time.monotonic() + CALM_S + chance.uniform(0, 0.3))
     before = cluster.state()
     victim = chance.choice(before["workers"])
-    struck = time.monotonic()
+    struck, struck_unix = time.monotonic(), time.time()
     os.kill(victim["pid"], signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
     watch(streams, struck + WATCH_S)
     end = time.monotonic()
     failed = [stream.error for stream in streams if stream.error]
     losses = [recovery for recovery in cluster.state()["recoveries"]
               if recovery["epoch"] > before["epoch"] and recovery["cause"] != "entry"]
+    # Whose sequence was replayed says nothing in its first step of the new epoch: the others go on with that one's commit.
+    # A step that fails before the death is known ends an epoch of its own, and replays nothing.
     affected = sum(recovery["replayed"] for recovery in losses)
-    gaps = sorted((stream.longest_gap(struck, end) for stream in streams), reverse=True)
+    resumed = struck
+    if losses and losses[-1]["resumed_ms"] is not None:
+        resumed += losses[-1]["suspected_unix_s"] - struck_unix + losses[-1]["resumed_ms"] / 1e3
+    latest = sorted(streams, key=lambda stream: stream.first_after(resumed - 1e-3), reverse=True)
     result = {
         "calm": [1e3 * stream.longest_gap(struck - CALM_S, struck)[0] for stream in streams],
-        "unaffected": [1e3 * gap for gap, _ in gaps[affected:]],
-        "resumed": [1e3 * (over - struck) for _, over in gaps[:affected]],
+        "unaffected": [1e3 * stream.longest_gap(struck, end)[0] for stream in latest[affected:]],
+        "resumed": [1e3 * (stream.first_after(resumed - 1e-3) - struck) for stream in latest[:affected]],
         "failed": failed,
     }
     for name in ("silent_ms", "decided_ms", "fenced_ms", "resumed_ms"):

@@ -327,9 +327,9 @@ def test_one_holder_is_enough_to_lose_nothing_only_slower(expected):
 class Proxy:
     """TCP in between that can be slow, or cut."""
 
-    def __init__(self, port):
+    def __init__(self, port, at=("127.0.0.1", 0)):
         self._target = ("127.0.0.1", port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(at)
         self.port = self._listener.getsockname()[1]
         self.delay_s = 0
         self._sockets = set()
@@ -377,9 +377,17 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def exchange_behind_proxy(stack):
+    """Flags of a worker whose peers reach it through a proxy: at the same port of another address of this host."""
+    port = free_port()
+    proxy = Proxy(port, ("127.0.0.2", port))
+    stack.callback(proxy.close)
+    return proxy, ("--transport", "grpc", "--exchange-listen", f"127.0.0.1:{port}", "--exchange-advertise", "127.0.0.2")
+
+
 @contextlib.contextmanager
-def cluster_behind_proxies(workers=3):
-    """Workers by hand whose streams to the coordinator pass through a proxy each."""
+def cluster_behind_proxies(workers=3, between="coordinator"):
+    """Workers by hand whose streams to the coordinator pass through a proxy each; or those of their peers to them."""
     port = free_port()
     with contextlib.ExitStack() as stack:
         head = stack.enter_context(
@@ -388,11 +396,16 @@ def cluster_behind_proxies(workers=3):
         head.wait_for_text(f"waiting for {workers} workers")
         proxies, processes = [], []
         for _ in range(workers):
-            proxies.append(Proxy(port))
-            stack.callback(proxies[-1].close)
+            dial, flags = port, ("--transport", "shm", "--cluster-name", f"proxies-{port}")
+            if between == "workers":
+                proxy, flags = exchange_behind_proxy(stack)
+            else:
+                proxy = Proxy(port)
+                stack.callback(proxy.close)
+                dial = proxy.port
+            proxies.append(proxy)
             processes.append(stack.enter_context(
-                Process("worker", "--model", MODEL, "--coordinator", f"127.0.0.1:{proxies[-1].port}", "--transport",
-                        "shm", "--cluster-name", f"proxies-{port}", "--threads", 1)))
+                Process("worker", "--model", MODEL, "--coordinator", f"127.0.0.1:{dial}", *flags, "--threads", 1)))
         head.wait_until_listening()
         head.cluster_name = f"proxies-{port}"
         yield head, proxies, processes
@@ -417,6 +430,28 @@ def test_connections_that_are_cut_or_slow_lose_nothing(expected):
             wait_until_whole(head)
         assert load.finish() >= 4
         assert set(head.worker_pids()) == pids  # nobody had to start anew
+
+
+def test_links_between_workers_that_are_cut_or_slow_lose_nothing(expected):
+    chance = random.Random(SEED)
+    with cluster_behind_proxies(between="workers") as (head, proxies, processes):
+        pids = {process.pid for process in processes}
+        load = Load(head.url, expected, clients=2)
+        time.sleep(0.5)
+        for round_ in range(4):
+            proxy = chance.choice(proxies)
+            epoch = head.cluster()["epoch"]
+            if round_ % 3 == 2:
+                proxy.delay_s = 0.1  # every row that passes comes late: slow, and nobody's death
+                time.sleep(2)
+                proxy.delay_s = 0
+                assert head.cluster()["epoch"] == epoch
+            else:
+                proxy.cut()
+                wait_for(lambda: head.cluster()["epoch"] > epoch, 10, "noticed")
+            wait_until_whole(head)
+        assert load.finish() >= 2
+        assert set(head.worker_pids()) == pids
 
 
 # --- Who may not take part --------------------------------------------------------------------------------------------

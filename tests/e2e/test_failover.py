@@ -436,7 +436,8 @@ def test_links_between_workers_that_are_cut_or_slow_lose_nothing(expected):
     chance = random.Random(SEED)
     with cluster_behind_proxies(between="workers") as (head, proxies, processes):
         pids = {process.pid for process in processes}
-        load = Load(head.url, expected, clients=2)
+        short = [kind for kind, (_, body) in REQUESTS.items() if body["max_tokens"] <= 200]  # bytes pass through Python
+        load = Load(head.url, expected, clients=2, kinds=short)
         time.sleep(0.5)
         for round_ in range(4):
             proxy = chance.choice(proxies)

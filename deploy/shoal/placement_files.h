@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// The files that say which worker holds which expert.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "deploy/shoal/config.h"
+#include "engine/config/expert_placement.h"
+#include "engine/config/model_config.h"
+
+namespace shoal {
+
+// Who holds which expert: as --placement says, or planned as if all workers were on one host.
+// Errors: InvalidArgument when a placement file is for another shape or has too few holders, when
+// there are more workers than copies of experts.
+absl::StatusOr<ExpertPlacement> OpenPlacement(const ShoalConfig& config, const ModelConfig& model);
+
+}  // namespace shoal

@@ -30,13 +30,11 @@ absl::Status CheckHolders(const ShoalConfig& config, const ExpertPlacement& plac
 // What the core would plan if all workers were on one host. How busy an expert will be is not known
 // before it has served.
 absl::StatusOr<ExpertPlacement> PlanForOneHost(const ShoalConfig& config,
-                                               const std::vector<int>& experts) {
-  absl::StatusOr<ExpertPlacement> contiguous = ExpertPlacement::Contiguous(config.workers, experts);
-  if (!contiguous.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--workers ", config.workers, ": ", contiguous.status().message()));
+                                               const ModelConfig& model) {
+  const std::vector<int> experts = model.RoutedExperts();
+  if (config.holders == 1 && config.redundant_experts == 0) {
+    return ExpertPlacement::Contiguous(config.workers, experts);
   }
-  if (config.holders == 1 && config.redundant_experts == 0) return contiguous;
   PlacementRequest request;
   for (int count : experts) request.load.emplace_back(count, 1.0f);
   request.host_of_rank.assign(config.workers, 0);
@@ -48,8 +46,13 @@ absl::StatusOr<ExpertPlacement> PlanForOneHost(const ShoalConfig& config,
 }  // namespace
 
 absl::StatusOr<ExpertPlacement> OpenPlacement(const ShoalConfig& config, const ModelConfig& model) {
+  if (config.placement.empty()) {
+    absl::StatusOr<ExpertPlacement> planned = PlanForOneHost(config, model);
+    if (planned.ok()) return planned;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--workers ", config.workers, ": ", planned.status().message()));
+  }
   const std::vector<int> experts = model.RoutedExperts();
-  if (config.placement.empty()) return PlanForOneHost(config, experts);
   SHOAL_ASSIGN_OR_RETURN(const std::string json, ReadSmallFile(config.placement));
   absl::StatusOr<ExpertPlacement> placement = ExpertPlacement::FromJson(json);
   if (!placement.ok()) {

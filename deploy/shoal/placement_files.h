@@ -11,7 +11,7 @@ namespace shoal {
 
 // Who holds which expert: as --placement says, or planned as if all workers were on one host.
 // Errors: InvalidArgument when a placement file is for another shape or has too few holders, when
-// there are more workers than copies of experts.
+// experts with one holder are fewer than workers.
 absl::StatusOr<ExpertPlacement> OpenPlacement(const ShoalConfig& config, const ModelConfig& model);
 
 }  // namespace shoal

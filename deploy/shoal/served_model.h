@@ -30,8 +30,8 @@ struct ServedModel {
 };
 
 // Reads and checks all of it. Errors name the file or key: those of its parts; InvalidArgument when
-// tokenizer and model do not match, when there are more workers than experts, when a placement file
-// is for another shape or has too few holders.
+// tokenizer and model do not match, when experts with one holder
+// are fewer than workers, when a placement file is for another shape or has too few holders.
 absl::StatusOr<ServedModel> OpenServedModel(const ShoalConfig& config);
 
 }  // namespace shoal

@@ -190,6 +190,9 @@ TEST(CoreAdmission, ConfigsThatMakeNoSenseAreNamed) {
   EXPECT_THAT(said([](CoreConfig& c) { c.holders = 0; }), HasSubstr("holders is 0"));
   EXPECT_THAT(said([](CoreConfig& c) { c.redundant_experts = -1; }),
               HasSubstr("redundant_experts is -1"));
+  // With further copies there may be more workers than experts.
+  EXPECT_EQ(said([](CoreConfig& c) { c.workers = 20, c.holders = 2; }), "OK");
+  EXPECT_EQ(said([](CoreConfig& c) { c.workers = 9, c.redundant_experts = 1; }), "OK");
   EXPECT_THAT(said([](CoreConfig& c) {
                 c.workers = c.holders = 2;
                 c.placement = std::make_shared<const ExpertPlacement>(

@@ -18,6 +18,7 @@ namespace shoal {
 struct CoreConfig {
   int workers = 1;                       // ranks of the expert-parallel unit; serving starts when all are ready
   std::vector<int> n_routed_experts;     // by layer, 0 for dense ones
+  int n_group = 1;                       // of the router: experts of a group are kept on one host where they can be
   // Who holds which expert when no rank is absent. Null: planned when the workers of the first epoch are known, so that
   // every expert has `holders` on different ranks (on different hosts where there are any to choose from), and
   // `redundant_experts` further copies per layer. With the defaults contiguous.

@@ -22,7 +22,7 @@ absl::Status Validate(const CoreConfig& config) {
         at_least("max_batch_rows", config.max_batch_rows, 1),
         at_least("max_running_sequences", config.max_running_sequences, 1),
         at_least("max_queued_requests", config.max_queued_requests, 1),
-        at_least("holders", config.holders, 1),
+        at_least("holders", config.holders, 1), at_least("n_group", config.n_group, 1),
         at_least("redundant_experts", config.redundant_experts, 0)}) {
     if (!status.ok()) return status;
   }

@@ -3,9 +3,9 @@
 //
 // `BalanceExperts` is the published algorithm (EPLB, https://github.com/deepseek-ai/EPLB) with its
 // ties decided: groups of experts are packed onto hosts, hot experts of a host are replicated,
-// replicas are packed onto the host's ranks. `PlanPlacement` is what the coordinator uses: the same
-// idea under the rule that every expert has at least `holders` copies on different ranks, and on
-// different hosts where there are hosts to choose from.
+// replicas are packed onto the host's ranks. `PlanPlacement` is what the coordinator uses: that,
+// extended so that every expert has at least `holders` copies on different ranks, and on different
+// hosts where there are hosts to choose from.
 #pragma once
 
 #include <cstdint>
@@ -38,10 +38,14 @@ struct PlacementRequest {
   std::vector<int> host_of_rank;  // by rank: an index of the host it runs on
   int holders = 1;                // least copies of each expert, on different ranks
   int redundant_experts = 0;      // further copies per layer, for the hottest
+  int n_group = 1;                // of the router
 };
 
-// A placement that meets the request, as balanced as first-fit decreasing makes it; equal requests
-// give equal placements. Errors: InvalidArgument naming what cannot be met (more holders than
+// A placement that meets the request; equal requests give equal placements. Each layer begins with
+// what BalanceExperts gives, where hosts have equally many ranks and the numbers divide: all of its
+// copies with one holder, one copy of each expert with more. What is wanted beyond, and layers
+// whose numbers do not divide, first-fit decreasing places. Ties go to other experts and ranks in
+// each layer. Errors: InvalidArgument naming what cannot be met (more holders than
 // ranks).
 absl::StatusOr<ExpertPlacement> PlanPlacement(const PlacementRequest& request);
 

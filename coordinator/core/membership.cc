@@ -22,6 +22,7 @@ Membership::Membership(const CoreConfig& config)
     : holders_(config.holders),
       redundant_experts_(config.redundant_experts),
       n_routed_experts_(config.n_routed_experts),
+      n_group_(config.n_group),
       heartbeat_timeout_(config.heartbeat_timeout),
       step_timeout_(config.step_timeout),
       loading_timeout_(config.loading_timeout),
@@ -249,6 +250,7 @@ void Membership::PlanExperts() {
   PlacementRequest request;
   request.holders = holders_;
   request.redundant_experts = redundant_experts_;
+  request.n_group = n_group_;
   for (const int experts : n_routed_experts_) request.load.emplace_back(experts, 1.0f);
   std::map<std::string, int> hosts;  // numbered as they appear
   for (int r = 0; r < roster_.world_size(); ++r) {

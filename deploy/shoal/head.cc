@@ -59,6 +59,7 @@ absl::StatusOr<std::unique_ptr<Head>> Head::Create(const ShoalConfig& config,
   CoordinatorOptions options;
   options.core.workers = config.workers;
   options.core.n_routed_experts = model.config.RoutedExperts();
+  options.core.n_group = model.config.ExpertGroups();
   options.core.placement = model.placement;
   if (model.placement == nullptr) {  // the core plans one when it knows the workers' hosts
     options.core.holders = config.holders;

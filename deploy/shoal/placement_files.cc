@@ -40,6 +40,7 @@ absl::StatusOr<ExpertPlacement> PlanForOneHost(const ShoalConfig& config,
   request.host_of_rank.assign(config.workers, 0);
   request.holders = config.holders;
   request.redundant_experts = config.redundant_experts;
+  request.n_group = model.ExpertGroups();
   return PlanPlacement(request);
 }
 

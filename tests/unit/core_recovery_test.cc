@@ -464,5 +464,27 @@ TEST(CoreRecovery, HoldersGoToDifferentHosts) {
   EXPECT_EQ(copies, 18);
 }
 
+TEST(CoreRecovery, GroupsOfExpertsStayOnAHost) {
+  CoreConfig config = Transcript::Small(4);
+  config.redundant_experts = 4;
+  config.n_group = 2;
+  Transcript t(config);
+  for (int worker = 1; worker <= 4; ++worker) {
+    t.Do(WorkerJoined{WorkerId(worker), worker % 2 == 0 ? "even" : "odd", 1, 100, std::nullopt});
+  }
+  const auto& assign = std::get<AssignRank>(t.commands.at(0));
+  for (const int group : {0, 1}) {
+    std::set<int> common = {0, 1};
+    for (int e = 4 * group; e < 4 * group + 4; ++e) {
+      std::set<int> hosts;
+      for (const RankId rank : assign.placement->Holders(1, ExpertId(e))) {
+        hosts.insert(rank.value() % 2);
+      }
+      std::erase_if(common, [&](int host) { return !hosts.contains(host); });
+    }
+    EXPECT_THAT(common, Not(IsEmpty())) << "group " << group;
+  }
+}
+
 }  // namespace
 }  // namespace shoal::testing

@@ -25,6 +25,9 @@ struct CoreConfig {
   std::shared_ptr<const ExpertPlacement> placement;
   int holders = 1;
   int redundant_experts = 0;
+  // How hot each expert is, by layer as n_routed_experts, in any unit; empty: all are equally hot. With it even single
+  // holders are planned.
+  std::vector<std::vector<float>> expert_load;
   int block_tokens = 64;
   int64_t max_context = 2048;            // max_position_embeddings
   int32_t max_batch_rows = 512;          // per rank and step

@@ -428,6 +428,36 @@ class LayerPlanner {
 
 }  // namespace
 
+ExpertLoad EqualLoad(absl::Span<const int> n_routed_experts) {
+  ExpertLoad load;
+  for (const int experts : n_routed_experts) load.emplace_back(experts, 1.0f);
+  return load;
+}
+
+absl::Status CheckExpertLoad(const ExpertLoad& load, absl::Span<const int> n_routed_experts) {
+  // What a sum over any number of experts can hold.
+  constexpr float kMost = 1e30f;
+  const auto fail = [](const auto&... what) {
+    return absl::InvalidArgumentError(absl::StrCat("expert load: ", what...));
+  };
+  if (load.size() != n_routed_experts.size()) {
+    return fail("want ", n_routed_experts.size(), " layers, found ", load.size());
+  }
+  for (size_t layer = 0; layer < load.size(); ++layer) {
+    if (load[layer].size() != static_cast<size_t>(n_routed_experts[layer])) {
+      return fail("layer ", layer, ": want ", n_routed_experts[layer], " experts, found ",
+                  load[layer].size());
+    }
+    for (size_t expert = 0; expert < load[layer].size(); ++expert) {
+      const float tokens = load[layer][expert];
+      if (tokens >= 0.0f && tokens <= kMost) continue;  // NaN is not
+      return fail("layer ", layer, " expert ", expert, ": want 0..", kMost, " tokens, found ",
+                  tokens);
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ExpertPlacement> PlanPlacement(const PlacementRequest& request) {
   const int ranks = static_cast<int>(request.host_of_rank.size());
   if (request.holders < 1 || request.holders > ranks || request.redundant_experts < 0 ||

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/expert_planner.h"
 #include "engine/base/status_macros.h"
+#include "engine/config/json_internal.h"
 #include "engine/config/read_model_config.h"
 
 namespace shoal {
@@ -27,16 +28,15 @@ absl::Status CheckHolders(const ShoalConfig& config, const ExpertPlacement& plac
   return absl::OkStatus();
 }
 
-// What the core would plan if all workers were on one host. How busy an expert will be is not known
-// before it has served.
-absl::StatusOr<ExpertPlacement> PlanForOneHost(const ShoalConfig& config,
-                                               const ModelConfig& model) {
+// What the core would plan if all workers were on one host.
+absl::StatusOr<ExpertPlacement> PlanForOneHost(const ShoalConfig& config, const ModelConfig& model,
+                                               const ExpertLoad& load) {
   const std::vector<int> experts = model.RoutedExperts();
-  if (config.holders == 1 && config.redundant_experts == 0) {
+  if (config.holders == 1 && config.redundant_experts == 0 && load.empty()) {
     return ExpertPlacement::Contiguous(config.workers, experts);
   }
   PlacementRequest request;
-  for (int count : experts) request.load.emplace_back(count, 1.0f);
+  request.load = load.empty() ? EqualLoad(experts) : load;
   request.host_of_rank.assign(config.workers, 0);
   request.holders = config.holders;
   request.redundant_experts = config.redundant_experts;
@@ -44,11 +44,49 @@ absl::StatusOr<ExpertPlacement> PlanForOneHost(const ShoalConfig& config,
   return PlanPlacement(request);
 }
 
+// {"load": [[tokens per expert], ...]}
+absl::StatusOr<ExpertLoad> ParseExpertLoad(absl::string_view text) {
+  const auto fail = [](const auto&... what) {
+    return absl::InvalidArgumentError(absl::StrCat("expert load: ", what...));
+  };
+  const auto json = ParseJson(text);
+  if (!json.ok()) return fail(json.status().message());
+  const auto layers = json->is_object() ? json->find("load") : json->end();
+  if (layers == json->end() || !layers->is_array()) {
+    return fail("want {\"load\": [[], [120, 7.5]]}: a dense layer, and one of two experts");
+  }
+  ExpertLoad load;
+  for (const nlohmann::json& experts : *layers) {
+    std::vector<float>& tokens = load.emplace_back();
+    if (!experts.is_array()) return fail("layer ", load.size() - 1, ": want a list of numbers");
+    for (const nlohmann::json& value : experts) {
+      if (!value.is_number()) {
+        return fail("layer ", load.size() - 1, " expert ", tokens.size(),
+                    ": want a number of tokens, found ",
+                    value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
+      }
+      tokens.push_back(static_cast<float>(value.get<double>()));
+    }
+  }
+  return load;
+}
+
 }  // namespace
 
-absl::StatusOr<ExpertPlacement> OpenPlacement(const ShoalConfig& config, const ModelConfig& model) {
+absl::StatusOr<ExpertLoad> OpenExpertLoad(const ShoalConfig& config, const ModelConfig& model) {
+  if (config.expert_load.empty()) return ExpertLoad();
+  SHOAL_ASSIGN_OR_RETURN(const std::string json, ReadSmallFile(config.expert_load));
+  absl::StatusOr<ExpertLoad> load = ParseExpertLoad(json);
+  absl::Status status = load.status();
+  if (status.ok()) status = CheckExpertLoad(*load, model.RoutedExperts());
+  if (status.ok()) return load;
+  return absl::InvalidArgumentError(absl::StrCat(config.expert_load, ": ", status.message()));
+}
+
+absl::StatusOr<ExpertPlacement> OpenPlacement(const ShoalConfig& config, const ModelConfig& model,
+                                              const ExpertLoad& load) {
   if (config.placement.empty()) {
-    absl::StatusOr<ExpertPlacement> planned = PlanForOneHost(config, model);
+    absl::StatusOr<ExpertPlacement> planned = PlanForOneHost(config, model, load);
     if (planned.ok()) return planned;
     return absl::InvalidArgumentError(
         absl::StrCat("--workers ", config.workers, ": ", planned.status().message()));

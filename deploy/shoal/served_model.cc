@@ -48,7 +48,9 @@ absl::StatusOr<ServedModel> OpenServedModel(const ShoalConfig& config) {
                         absl::StrCat(generation_file, ": ", sampling.status().message()));
   }
   model.sampling = *sampling;
-  SHOAL_ASSIGN_OR_RETURN(ExpertPlacement placement, OpenPlacement(config, model.config));
+  SHOAL_ASSIGN_OR_RETURN(model.expert_load, OpenExpertLoad(config, model.config));
+  SHOAL_ASSIGN_OR_RETURN(ExpertPlacement placement,
+                         OpenPlacement(config, model.config, model.expert_load));
   model.placement = std::make_shared<const ExpertPlacement>(std::move(placement));
   SHOAL_ASSIGN_OR_RETURN(model.checkpoint, Checkpoint::Open(config.model));
   SHOAL_ASSIGN_OR_RETURN(model.fingerprint, ModelFingerprint(*model.checkpoint));

@@ -4,6 +4,8 @@
 // are replayed without holding up decodes, a pause keeps everything waiting, whoever has loaded enters
 // between two steps, and operators are told how long each phase took and what the next death would
 // cost.
+#include <set>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/core_transcript.h"
@@ -483,6 +485,20 @@ TEST(CoreRecovery, GroupsOfExpertsStayOnAHost) {
       std::erase_if(common, [&](int host) { return !hosts.contains(host); });
     }
     EXPECT_THAT(common, Not(IsEmpty())) << "group " << group;
+  }
+}
+
+TEST(CoreRecovery, TheHottestExpertIsCopied) {
+  CoreConfig config = Transcript::Small(2);
+  config.redundant_experts = 1;
+  config.expert_load = {{}, {1, 1, 1, 1, 1, 9, 1, 1}};
+  Transcript t(config);
+  for (int worker = 1; worker <= 2; ++worker) {
+    t.Do(WorkerJoined{WorkerId(worker), "host", 1, 100, std::nullopt});
+  }
+  const auto& assign = std::get<AssignRank>(t.commands.at(0));
+  for (int e = 0; e < 8; ++e) {
+    EXPECT_EQ(assign.placement->Holders(1, ExpertId(e)).size(), e == 5 ? 2 : 1) << "expert " << e;
   }
 }
 

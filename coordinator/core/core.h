@@ -18,12 +18,16 @@ namespace shoal {
 struct CoreConfig {
   int workers = 1;                       // ranks of the expert-parallel unit; serving starts when all are ready
   std::vector<int> n_routed_experts;     // by layer, 0 for dense ones
+  int n_group = 1;                       // of the router: experts of a group are kept on one host where they can be
   // Who holds which expert when no rank is absent. Null: planned when the workers of the first epoch are known, so that
   // every expert has `holders` on different ranks (on different hosts where there are any to choose from), and
   // `redundant_experts` further copies per layer. With the defaults contiguous.
   std::shared_ptr<const ExpertPlacement> placement;
   int holders = 1;
   int redundant_experts = 0;
+  // How hot each expert is, by layer as n_routed_experts, in any unit; empty: all are equally hot. With it even single
+  // holders are planned.
+  std::vector<std::vector<float>> expert_load;
   int block_tokens = 64;
   int64_t max_context = 2048;            // max_position_embeddings
   int32_t max_batch_rows = 512;          // per rank and step

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "coordinator/core/core.h"
+#include "coordinator/core/expert_planner.h"
 
 namespace shoal {
 
@@ -22,7 +23,7 @@ absl::Status Validate(const CoreConfig& config) {
         at_least("max_batch_rows", config.max_batch_rows, 1),
         at_least("max_running_sequences", config.max_running_sequences, 1),
         at_least("max_queued_requests", config.max_queued_requests, 1),
-        at_least("holders", config.holders, 1),
+        at_least("holders", config.holders, 1), at_least("n_group", config.n_group, 1),
         at_least("redundant_experts", config.redundant_experts, 0)}) {
     if (!status.ok()) return status;
   }
@@ -40,13 +41,20 @@ absl::Status Validate(const CoreConfig& config) {
     return absl::InvalidArgumentError(absl::StrCat("holders is ", config.holders, ", with ",
                                                    config.workers, " workers it can be at most that"));
   }
+  if (!config.expert_load.empty()) {
+    const absl::Status fits = CheckExpertLoad(config.expert_load, config.n_routed_experts);
+    if (!fits.ok()) return fits;
+  }
   if (config.placement == nullptr) {
-    if (config.holders > 1 || config.redundant_experts > 0) return absl::OkStatus();
+    if (config.holders > 1 || config.redundant_experts > 0 || !config.expert_load.empty()) {
+      return absl::OkStatus();
+    }
     return ExpertPlacement::Contiguous(config.workers, config.n_routed_experts).status();
   }
-  if (config.holders > 1 || config.redundant_experts > 0) {
+  if (config.holders > 1 || config.redundant_experts > 0 || !config.expert_load.empty()) {
     return absl::InvalidArgumentError(
-        "a placement says by itself who holds what: holders and redundant_experts go without one");
+        "a placement says by itself who holds what: holders, redundant_experts and expert_load go "
+        "without one");
   }
   return config.placement->CheckFits(config.workers, config.n_routed_experts);
 }

@@ -3,14 +3,15 @@
 //
 // `BalanceExperts` is the published algorithm (EPLB, https://github.com/deepseek-ai/EPLB) with its
 // ties decided: groups of experts are packed onto hosts, hot experts of a host are replicated,
-// replicas are packed onto the host's ranks. `PlanPlacement` is what the coordinator uses: the same
-// idea under the rule that every expert has at least `holders` copies on different ranks, and on
-// different hosts where there are hosts to choose from.
+// replicas are packed onto the host's ranks. `PlanPlacement` is what the coordinator uses: that,
+// extended so that every expert has at least `holders` copies on different ranks, and on different
+// hosts where there are hosts to choose from.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "engine/config/expert_placement.h"
@@ -32,17 +33,29 @@ struct BalanceShape {
 absl::StatusOr<std::vector<int>> BalanceExperts(absl::Span<const float> load,
                                                 const BalanceShape& shape);
 
+// Tokens per expert by layer, in any unit; no experts in dense layers.
+using ExpertLoad = std::vector<std::vector<float>>;
+
+// All experts equally hot. n_routed_experts[layer] is 0 for dense layers.
+ExpertLoad EqualLoad(absl::Span<const int> n_routed_experts);
+
+// Whether it has a sensible number for every expert of a model with so many. Errors:
+// InvalidArgument naming layer and expert, what was wanted and what was found.
+absl::Status CheckExpertLoad(const ExpertLoad& load, absl::Span<const int> n_routed_experts);
+
 struct PlacementRequest {
-  std::vector<std::vector<float>>
-      load;                       // by layer; empty for dense ones. Tokens per expert, any unit
+  ExpertLoad load;
   std::vector<int> host_of_rank;  // by rank: an index of the host it runs on
   int holders = 1;                // least copies of each expert, on different ranks
   int redundant_experts = 0;      // further copies per layer, for the hottest
+  int n_group = 1;                // of the router
 };
 
-// A placement that meets the request, as balanced as first-fit decreasing makes it; equal requests
-// give equal placements. Errors: InvalidArgument naming what cannot be met (more holders than
-// ranks).
+// A placement that meets the request; equal requests give equal placements. Each layer begins with
+// what BalanceExperts gives, where hosts have equally many ranks and the numbers divide: all of its
+// copies with one holder, one copy of each expert with more. What is wanted beyond, and layers
+// whose numbers do not divide, first-fit decreasing places. Ties go to other experts and ranks in
+// each layer. Errors: InvalidArgument naming what cannot be met (more holders than ranks).
 absl::StatusOr<ExpertPlacement> PlanPlacement(const PlacementRequest& request);
 
 }  // namespace shoal

@@ -22,6 +22,8 @@ Membership::Membership(const CoreConfig& config)
     : holders_(config.holders),
       redundant_experts_(config.redundant_experts),
       n_routed_experts_(config.n_routed_experts),
+      n_group_(config.n_group),
+      expert_load_(config.expert_load),
       heartbeat_timeout_(config.heartbeat_timeout),
       step_timeout_(config.step_timeout),
       loading_timeout_(config.loading_timeout),
@@ -243,7 +245,7 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
 }
 
 void Membership::PlanExperts() {
-  if (holders_ == 1 && redundant_experts_ == 0) {
+  if (holders_ == 1 && redundant_experts_ == 0 && expert_load_.empty()) {
     auto contiguous = ExpertPlacement::Contiguous(roster_.world_size(), n_routed_experts_);
     SHOAL_CHECK(contiguous.ok());  // by Validate
     placement_ = std::make_shared<const ExpertPlacement>(*std::move(contiguous));
@@ -252,7 +254,8 @@ void Membership::PlanExperts() {
   PlacementRequest request;
   request.holders = holders_;
   request.redundant_experts = redundant_experts_;
-  for (const int experts : n_routed_experts_) request.load.emplace_back(experts, 1.0f);
+  request.n_group = n_group_;
+  request.load = expert_load_.empty() ? EqualLoad(n_routed_experts_) : expert_load_;
   std::map<std::string, int> hosts;  // numbered as they appear
   for (int r = 0; r < roster_.world_size(); ++r) {
     const auto host = hosts.try_emplace(roster_.At(RankId(r))->host, hosts.size()).first;

@@ -98,6 +98,8 @@ class Membership {
   const int holders_;
   const int redundant_experts_;
   const std::vector<int> n_routed_experts_;
+  const int n_group_;
+  const std::vector<std::vector<float>> expert_load_;
   const absl::Duration heartbeat_timeout_;
   const absl::Duration step_timeout_;
   const absl::Duration loading_timeout_;

@@ -134,6 +134,9 @@ absl::Status ValidateConfig(const ShoalConfig& config, ConfigCommand command) {
   if (!config.placement.empty() && config.redundant_experts > 0) {
     return absl::InvalidArgumentError("--placement and --redundant-experts: give one");
   }
+  if (!config.placement.empty() && !config.expert_load.empty()) {
+    return absl::InvalidArgumentError("--placement and --expert-load: give one");
+  }
   SHOAL_RETURN_IF_ERROR(InRange("threads", config.threads, 0, 4096));
   SHOAL_RETURN_IF_ERROR(InRange("block-tokens", config.block_tokens, 1, 4096));
   SHOAL_RETURN_IF_ERROR(InRange("max-batch-rows", config.max_batch_rows, 1, 65536));

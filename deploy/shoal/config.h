@@ -26,6 +26,7 @@ struct ShoalConfig {
   std::string placement;           // file of ExpertPlacement::FromJson; empty: planned
   int holders = 1;                 // copies of every expert, on different workers
   int redundant_experts = 0;       // further copies in each layer
+  std::string expert_load;         // file of tokens per expert; empty: all equally hot
   std::string coordinator;         // worker: where to dial, HOST:PORT
   std::string cluster_listen;      // serve, coordinator: where workers dial in, HOST:PORT
   std::string exchange_advertise;  // worker, transport grpc: the host by which peers reach this one

@@ -31,11 +31,14 @@ const ConfigField kFields[] = {
     {"placement", kHead, "Cluster", &C::placement,
      "JSON file: which ranks hold which expert, "
      "{\"world_size\": 2, \"layers\": [[], [[0], [0, 1]]]} "
-     "(default: planned; contiguous with one holder)"},
+     "(default: planned; contiguous with one holder and no --expert-load)"},
     {"holders", kHead, "Cluster", &C::holders,
      "workers that hold each expert: with 2, any one may die and nobody waits"},
     {"redundant-experts", kHead, "Cluster", &C::redundant_experts,
-     "further copies of experts in each layer"},
+     "further copies in each layer, of the hottest experts by --expert-load"},
+    {"expert-load", kHead, "Cluster", &C::expert_load,
+     "JSON file: how many tokens each expert gets, {\"load\": [[], [120, 7.5]]} "
+     "(default: all experts count as equally hot)"},
     {"coordinator", kWorker, "Cluster", &C::coordinator,
      "HOST:PORT of the coordinator's --cluster-listen"},
     {"cluster-listen", kHead, "Cluster", &C::cluster_listen, "HOST:PORT where workers dial in"},

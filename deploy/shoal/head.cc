@@ -59,10 +59,12 @@ absl::StatusOr<std::unique_ptr<Head>> Head::Create(const ShoalConfig& config,
   CoordinatorOptions options;
   options.core.workers = config.workers;
   options.core.n_routed_experts = model.config.RoutedExperts();
+  options.core.n_group = model.config.ExpertGroups();
   options.core.placement = model.placement;
   if (model.placement == nullptr) {  // the core plans one when it knows the workers' hosts
     options.core.holders = config.holders;
     options.core.redundant_experts = config.redundant_experts;
+    options.core.expert_load = model.expert_load;
   }
   options.core.block_tokens = config.block_tokens;
   options.core.max_context = model.config.max_position_embeddings;

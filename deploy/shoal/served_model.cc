@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "coordinator/core/expert_planner.h"
 #include "deploy/shoal/fingerprint.h"
+#include "deploy/shoal/placement_files.h"
 #include "engine/base/status_macros.h"
 #include "engine/config/read_model_config.h"
 #include "engine/tokenizer_match.h"
@@ -14,67 +14,6 @@
 
 namespace shoal {
 namespace {
-
-// A placement file must have what --holders promises.
-absl::Status CheckHolders(const ShoalConfig& config, const ExpertPlacement& placement) {
-  for (int layer = 0; layer < placement.layers(); ++layer) {
-    for (int expert = 0; expert < placement.n_routed_experts(layer); ++expert) {
-      const size_t holders = placement.Holders(layer, ExpertId(expert)).size();
-      if (holders >= static_cast<size_t>(config.holders)) continue;
-      return absl::InvalidArgumentError(absl::StrCat(config.placement, ": layer ", layer,
-                                                     " expert ", expert, " has ", holders,
-                                                     " holders, --holders wants ", config.holders));
-    }
-  }
-  return absl::OkStatus();
-}
-
-// What the core would plan if all workers were on one host. How busy an expert will be is not known
-// before it has served.
-absl::StatusOr<ExpertPlacement> PlanForOneHost(const ShoalConfig& config,
-                                               const std::vector<int>& experts) {
-  absl::StatusOr<ExpertPlacement> contiguous = ExpertPlacement::Contiguous(config.workers, experts);
-  if (!contiguous.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--workers ", config.workers, ": ", contiguous.status().message()));
-  }
-  if (config.holders == 1 && config.redundant_experts == 0) return contiguous;
-  PlacementRequest request;
-  for (int count : experts) request.load.emplace_back(count, 1.0f);
-  request.host_of_rank.assign(config.workers, 0);
-  request.holders = config.holders;
-  request.redundant_experts = config.redundant_experts;
-  return PlanPlacement(request);
-}
-
-absl::StatusOr<ExpertPlacement> OpenPlacement(const ShoalConfig& config, const ModelConfig& model) {
-  const std::vector<int> experts = model.RoutedExperts();
-  if (config.placement.empty()) return PlanForOneHost(config, experts);
-  SHOAL_ASSIGN_OR_RETURN(const std::string json, ReadSmallFile(config.placement));
-  absl::StatusOr<ExpertPlacement> placement = ExpertPlacement::FromJson(json);
-  if (!placement.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(config.placement, ": ", placement.status().message()));
-  }
-  if (placement->world_size() != config.workers) {
-    return absl::InvalidArgumentError(absl::StrCat(config.placement, ": is for ",
-                                                   placement->world_size(),
-                                                   " workers, --workers says ", config.workers));
-  }
-  if (placement->layers() != static_cast<int>(experts.size())) {
-    return absl::InvalidArgumentError(absl::StrCat(config.placement, ": has ", placement->layers(),
-                                                   " layers, the model ", experts.size()));
-  }
-  for (int layer = 0; layer < placement->layers(); ++layer) {
-    if (placement->n_routed_experts(layer) != experts[layer]) {
-      return absl::InvalidArgumentError(absl::StrCat(config.placement, ": layer ", layer, " has ",
-                                                     placement->n_routed_experts(layer),
-                                                     " experts, the model ", experts[layer]));
-    }
-  }
-  SHOAL_RETURN_IF_ERROR(CheckHolders(config, *placement));
-  return placement;
-}
 
 // "deploy/models/shoal-tiny/" -> "shoal-tiny".
 std::string DirectoryName(const std::string& directory) {
@@ -109,7 +48,9 @@ absl::StatusOr<ServedModel> OpenServedModel(const ShoalConfig& config) {
                         absl::StrCat(generation_file, ": ", sampling.status().message()));
   }
   model.sampling = *sampling;
-  SHOAL_ASSIGN_OR_RETURN(ExpertPlacement placement, OpenPlacement(config, model.config));
+  SHOAL_ASSIGN_OR_RETURN(model.expert_load, OpenExpertLoad(config, model.config));
+  SHOAL_ASSIGN_OR_RETURN(ExpertPlacement placement,
+                         OpenPlacement(config, model.config, model.expert_load));
   model.placement = std::make_shared<const ExpertPlacement>(std::move(placement));
   SHOAL_ASSIGN_OR_RETURN(model.checkpoint, Checkpoint::Open(config.model));
   SHOAL_ASSIGN_OR_RETURN(model.fingerprint, ModelFingerprint(*model.checkpoint));

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "coordinator/api/generation_config.h"
+#include "coordinator/core/expert_planner.h"
 #include "deploy/shoal/config.h"
 #include "engine/config/expert_placement.h"
 #include "engine/config/model_config.h"
@@ -25,13 +26,14 @@ struct ServedModel {
   SamplingDefaults sampling;
   // Who holds which expert: as a file says, or planned as for one host.
   std::shared_ptr<const ExpertPlacement> placement;
+  ExpertLoad expert_load;  // of a file; empty: all experts count as equally hot
   std::string fingerprint;
   std::string name;  // what clients call it
 };
 
 // Reads and checks all of it. Errors name the file or key: those of its parts; InvalidArgument when
-// tokenizer and model do not match, when there are more workers than experts, when a placement file
-// is for another shape or has too few holders.
+// tokenizer and model do not match, when there are more workers than experts that
+// have one holder each, when a placement or load file is for another shape.
 absl::StatusOr<ServedModel> OpenServedModel(const ShoalConfig& config);
 
 }  // namespace shoal

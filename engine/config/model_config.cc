@@ -25,6 +25,14 @@ std::vector<int> ModelConfig::RoutedExperts() const {
   return experts;
 }
 
+int ModelConfig::ExpertGroups() const {
+  for (const LayerConfig& layer : layers) {
+    const auto* moe = std::get_if<MoeConfig>(&layer.ffn);
+    if (moe != nullptr) return moe->router.n_group;
+  }
+  return 1;
+}
+
 int ModelConfig::MaxRoutedExperts() const {
   int most = 0;
   for (int experts : RoutedExperts()) most = std::max(most, experts);

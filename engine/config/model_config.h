@@ -108,6 +108,8 @@ struct ModelConfig {
 
   // n_routed_experts of each layer, 0 for dense ones: what expert placement needs.
   std::vector<int> RoutedExperts() const;
+  // n_group of the routers, the same in all MoE layers; 1 if there are none.
+  int ExpertGroups() const;
   // The largest of each over the layers; 0 if none.
   int MaxRoutedExperts() const;
   int MaxExpertsPerToken() const;

@@ -371,6 +371,7 @@ BAD_COMMANDS = [
     (["serve", "--model", MODEL, "--nonsense"], 2, "--nonsense"),
     (["serve", "--model", MODEL, "--config", "/no/file.yaml"], 1, "/no/file.yaml"),
     (["serve", "--model", MODEL, "--placement", "/no/placement.json"], 1, "/no/placement.json"),
+    (["serve", "--model", MODEL, "--expert-load", "/no/load.json"], 1, "/no/load.json"),
     (["serve", "--model", MODEL, "--http", "127.0.0.1:99999"], 1, "--http: '127.0.0.1:99999' is no address"),
     (["serve", "--model", MODEL, "--http", "0.0.0.0:0"], 1, "--insecure"),
     (["serve", "--model", MODEL, "--http", "127.0.0.1:0", "--cluster-listen", "0.0.0.0:0"], 1, "--cluster-cert"),

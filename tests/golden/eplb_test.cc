@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows that the expert planner balances as the published algorithm does:
 // tests/golden/eplb/eplb.jsonl holds load matrices and the slots that the published program (with a
-// stable sort) gave them. Then shows, over random load matrices, that planned placements keep the
-// rule of holders and stay balanced.
+// stable sort) gave them. Then shows that planned placements begin with those slots, whatever order
+// ranks and hosts come in, and over random load matrices that they keep the rule of holders, keep
+// groups together and stay balanced; and that equal loads do not burden the same ranks everywhere.
 #include <algorithm>
 #include <cmath>
 #include <fstream>
@@ -36,6 +37,57 @@ TEST(ExpertPlannerGolden, EqualsThePublishedAlgorithm) {
     }
   }
   EXPECT_EQ(cases, 20);
+}
+
+// Experts of each rank.
+std::vector<std::set<int>> ByRank(const ExpertPlacement& placement, int layer) {
+  std::vector<std::set<int>> held(placement.world_size());
+  for (int e = 0; e < placement.n_routed_experts(layer); ++e) {
+    for (RankId rank : placement.Holders(layer, ExpertId(e))) held[rank.value()].insert(e);
+  }
+  return held;
+}
+
+TEST(ExpertPlannerGolden, PlacementsBeginWithThePublishedSlots) {
+  std::ifstream in(SHOAL_SOURCE_DIR "/tests/golden/eplb/eplb.jsonl");
+  int equal = 0;
+  for (std::string line; std::getline(in, line);) {
+    const nlohmann::json golden = nlohmann::json::parse(line);
+    const int ranks = golden["ranks"], nodes = golden["nodes"], physical = golden["physical"];
+    for (size_t layer = 0; layer < golden["load"].size(); ++layer) {
+      PlacementRequest request;
+      request.load = {golden["load"][layer].get<std::vector<float>>()};
+      const int experts = static_cast<int>(request.load[0].size());
+      request.redundant_experts = physical - experts;
+      request.n_group = golden["groups"];
+      // Hosts in turn: the ranks of a host are not neighbours.
+      for (int r = 0; r < ranks; ++r) request.host_of_rank.push_back(r % nodes);
+      const auto placement = PlanPlacement(request);
+      ASSERT_TRUE(placement.ok()) << placement.status();
+      const std::vector<std::set<int>> held = ByRank(*placement, 0);
+
+      const auto slots = golden["phy2log"][layer].get<std::vector<int>>();
+      std::vector<std::set<int>> published(ranks);
+      size_t distinct = 0;
+      for (int s = 0; s < physical; ++s) {
+        const int place = s / (physical / ranks);
+        const int rank = place % (ranks / nodes) * nodes + place / (ranks / nodes);
+        published[rank].insert(slots[s]);
+      }
+      for (int r = 0; r < ranks; ++r) {
+        distinct += published[r].size();
+        EXPECT_TRUE(
+            std::includes(held[r].begin(), held[r].end(), published[r].begin(), published[r].end()))
+            << golden["name"] << " layer " << layer << " rank " << r;
+        // What the published program puts twice on one rank leaves room for others.
+        EXPECT_EQ(held[r].size(), physical / ranks) << golden["name"] << " rank " << r;
+      }
+      if (distinct != static_cast<size_t>(physical)) continue;
+      EXPECT_EQ(held, published) << golden["name"] << " layer " << layer;
+      ++equal;
+    }
+  }
+  EXPECT_GE(equal, 12);
 }
 
 TEST(ExpertPlanner, RefusesShapesThatDoNotDivide) {
@@ -87,6 +139,95 @@ TEST(ExpertPlanner, EveryExpertKeepsItsHolders) {
       EXPECT_LE(*std::max_element(held.begin(), held.end()), (copies + ranks - 1) / ranks + 1);
     }
   }
+}
+
+TEST(ExpertPlanner, GroupsStayOnAHostAndSecondHoldersGoToAnother) {
+  const uint64_t seed = 21;
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937_64 random(seed);
+  for (int round = 0; round < 300; ++round) {
+    PlacementRequest request;
+    const int hosts = 2 + random() % 3, groups = hosts * (1 + random() % 2),
+              ranks = hosts * (1 + random() % 4), experts = ranks * groups * (1 + random() % 3);
+    std::vector<int>& host_of_rank = request.host_of_rank;
+    for (int r = 0; r < ranks; ++r) host_of_rank.push_back(r % hosts);
+    std::shuffle(host_of_rank.begin(), host_of_rank.end(), random);
+    request.holders = 2;
+    request.redundant_experts = random() % 2 == 0 ? 0 : random() % 40;
+    request.n_group = groups;
+    std::vector<float> load(experts);
+    for (float& value : load) value = std::pow(static_cast<float>(random() % 1000), 2.0f);
+    request.load = {{}, load, std::vector<float>(experts, 1.0f)};
+    SCOPED_TRACE(testing::Message()
+                 << "round " << round << ": " << experts << " experts in " << groups << " groups, "
+                 << request.redundant_experts << " redundant, " << ranks << " ranks on " << hosts);
+    const auto placement = PlanPlacement(request);
+    ASSERT_TRUE(placement.ok()) << placement.status();
+    for (int layer = 1; layer < 3; ++layer) {
+      std::vector<std::set<int>> hosts_of(experts);
+      for (int e = 0; e < experts; ++e) {
+        const auto holders = placement->Holders(layer, ExpertId(e));
+        EXPECT_GE(holders.size(), 2);
+        for (RankId rank : holders) hosts_of[e].insert(host_of_rank[rank.value()]);
+        EXPECT_GE(hosts_of[e].size(), 2) << "expert " << e;
+      }
+      for (int group = 0; group < groups; ++group) {
+        std::set<int> common = hosts_of[group * (experts / groups)];
+        for (int i = 0; i < experts / groups; ++i) {
+          std::erase_if(
+              common, [&](int h) { return !hosts_of[group * (experts / groups) + i].contains(h); });
+        }
+        EXPECT_FALSE(common.empty()) << "group " << group << " of layer " << layer;
+      }
+      const int copies = std::min(2 * experts + request.redundant_experts, experts * ranks);
+      for (const std::set<int>& held : ByRank(*placement, layer)) {
+        EXPECT_GE(held.size(), copies / ranks - 1);
+        EXPECT_LE(held.size(), (copies + ranks - 1) / ranks + 1);
+      }
+    }
+  }
+}
+
+// Experts copied once more, and ranks that hold one more, change from layer to layer.
+TEST(ExpertPlanner, EqualLoadsTakeTurns) {
+  for (const int holders : {1, 2}) {
+    // Six slots more than divide; four ranks with three experts more; and as published, four a
+    // rank.
+    for (const auto& [ranks, redundant] : {std::pair(10, 6), {20, 8}, {5, 4}, {4, 4}}) {
+      SCOPED_TRACE(testing::Message() << holders << " holders, " << ranks << " ranks");
+      const int layers = 40, experts = 16;
+      PlacementRequest request;
+      request.load.assign(layers, std::vector<float>(experts, 1.0f));
+      for (int r = 0; r < ranks; ++r) request.host_of_rank.push_back(0);
+      request.holders = holders;
+      request.redundant_experts = redundant;
+      const auto placement = PlanPlacement(request);
+      ASSERT_TRUE(placement.ok()) << placement.status();
+      std::vector<int> held(ranks), further(experts);
+      for (int layer = 0; layer < layers; ++layer) {
+        const std::vector<std::set<int>> by_rank = ByRank(*placement, layer);
+        for (int r = 0; r < ranks; ++r) held[r] += static_cast<int>(by_rank[r].size());
+        for (int e = 0; e < experts; ++e) {
+          further[e] += static_cast<int>(placement->Holders(layer, ExpertId(e)).size()) - holders;
+        }
+      }
+      const auto [least, most] = std::minmax_element(held.begin(), held.end());
+      EXPECT_LE(*most - *least, layers / 10) << *least << " to " << *most << " in " << layers;
+      const auto [rarest, commonest] = std::minmax_element(further.begin(), further.end());
+      EXPECT_LE(*commonest - *rarest, layers / 10) << *rarest << " to " << *commonest;
+    }
+  }
+}
+
+TEST(ExpertPlanner, ALayerWithoutLoadIsSpreadAsWell) {
+  const auto placement = PlanPlacement({.load = {std::vector<float>(8, 0.0f)},
+                                        .host_of_rank = {0, 0, 0, 0},
+                                        .holders = 2,
+                                        .redundant_experts = 8});
+  ASSERT_TRUE(placement.ok()) << placement.status();
+  int further = 0;
+  for (int e = 0; e < 8; ++e) further += placement->Holders(0, ExpertId(e)).size() > 2 ? 1 : 0;
+  EXPECT_GE(further, 6);
 }
 
 }  // namespace

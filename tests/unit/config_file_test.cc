@@ -121,6 +121,8 @@ TEST(ConfigFile, EveryBadValueIsRefusedByName) {
       {{"--model", "m", "--cache-memory", "lots"}, "--cache-memory: 'lots' is no size"},
       {{"--model", "m", "--cache-memory", "-1"}, "--cache-memory"},
       {{"--model", "m", "--cache-memory", "1G", "--cache-blocks", "5"}, "give one"},
+      {{"--model", "m", "--placement", "p.json", "--expert-load", "l.json"},
+       "--placement and --expert-load: give one"},
       {{"--model", "m", "--cache-blocks", "-5"}, "--cache-blocks"},
       {{"--model", "m", "--block-tokens", "0"}, "--block-tokens"},
       {{"--model", "m", "--max-batch-rows", "100000000"}, "--max-batch-rows"},

@@ -2,6 +2,8 @@
 // Shows which requests the core takes in and how they end without having run, as transcripts of
 // commands (core_transcript.h): bounds, deadlines, cancellation, draining, and requests that could
 // never fit.
+#include <cmath>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/core_transcript.h"
@@ -193,6 +195,16 @@ TEST(CoreAdmission, ConfigsThatMakeNoSenseAreNamed) {
   EXPECT_THAT(said([](CoreConfig& c) { c.holders = 0; }), HasSubstr("holders is 0"));
   EXPECT_THAT(said([](CoreConfig& c) { c.redundant_experts = -1; }),
               HasSubstr("redundant_experts is -1"));
+  // With further copies there may be more workers than experts.
+  EXPECT_EQ(said([](CoreConfig& c) { c.workers = 20, c.holders = 2; }), "OK");
+  EXPECT_EQ(said([](CoreConfig& c) { c.workers = 9, c.redundant_experts = 1; }), "OK");
+  EXPECT_EQ(said([](CoreConfig& c) { c.expert_load = {{}, std::vector<float>(8, 2.0f)}; }), "OK");
+  EXPECT_THAT(said([](CoreConfig& c) { c.expert_load = {{}, {1.0f}}; }),
+              HasSubstr("layer 1: want 8 experts, found 1"));
+  EXPECT_THAT(said([](CoreConfig& c) {
+                c.expert_load = {{}, std::vector<float>(8, std::nanf(""))};
+              }),
+              HasSubstr("layer 1 expert 0: want 0..1e+30 tokens, found nan"));
   EXPECT_THAT(said([](CoreConfig& c) {
                 c.workers = c.holders = 2;
                 c.placement = std::make_shared<const ExpertPlacement>(

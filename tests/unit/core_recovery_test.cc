@@ -4,6 +4,8 @@
 // are replayed without holding up decodes, a pause keeps everything waiting, whoever has loaded enters
 // between two steps, and operators are told how long each phase took and what the next death would
 // cost.
+#include <set>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/core_transcript.h"
@@ -481,6 +483,42 @@ TEST(CoreRecovery, HoldersGoToDifferentHosts) {
     EXPECT_TRUE(odd && even) << "expert " << e;
   }
   EXPECT_EQ(copies, 18);
+}
+
+TEST(CoreRecovery, GroupsOfExpertsStayOnAHost) {
+  CoreConfig config = Transcript::Small(4);
+  config.redundant_experts = 4;
+  config.n_group = 2;
+  Transcript t(config);
+  for (int worker = 1; worker <= 4; ++worker) {
+    t.Do(WorkerJoined{WorkerId(worker), worker % 2 == 0 ? "even" : "odd", 1, 100, std::nullopt});
+  }
+  const auto& assign = std::get<AssignRank>(t.commands.at(0));
+  for (const int group : {0, 1}) {
+    std::set<int> common = {0, 1};
+    for (int e = 4 * group; e < 4 * group + 4; ++e) {
+      std::set<int> hosts;
+      for (const RankId rank : assign.placement->Holders(1, ExpertId(e))) {
+        hosts.insert(rank.value() % 2);
+      }
+      std::erase_if(common, [&](int host) { return !hosts.contains(host); });
+    }
+    EXPECT_THAT(common, Not(IsEmpty())) << "group " << group;
+  }
+}
+
+TEST(CoreRecovery, TheHottestExpertIsCopied) {
+  CoreConfig config = Transcript::Small(2);
+  config.redundant_experts = 1;
+  config.expert_load = {{}, {1, 1, 1, 1, 1, 9, 1, 1}};
+  Transcript t(config);
+  for (int worker = 1; worker <= 2; ++worker) {
+    t.Do(WorkerJoined{WorkerId(worker), "host", 1, 100, std::nullopt});
+  }
+  const auto& assign = std::get<AssignRank>(t.commands.at(0));
+  for (int e = 0; e < 8; ++e) {
+    EXPECT_EQ(assign.placement->Holders(1, ExpertId(e)).size(), e == 5 ? 2 : 1) << "expert " << e;
+  }
 }
 
 }  // namespace

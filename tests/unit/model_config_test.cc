@@ -46,6 +46,7 @@ TEST(ModelConfig, V3) {
   const auto& router = std::get<MoeConfig>(config.layers[5].ffn).router;
   EXPECT_EQ(router.topk_method, TopkMethod::kNoAuxTc);
   EXPECT_EQ(router.n_group, 8);
+  EXPECT_EQ(config.ExpertGroups(), 8);
   EXPECT_EQ(router.topk_group, 4);
   EXPECT_TRUE(router.norm_topk_prob);
   EXPECT_FLOAT_EQ(router.routed_scaling_factor, 2.5f);

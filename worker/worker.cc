@@ -26,6 +26,8 @@ constexpr absl::Duration kMinBackoff = absl::Milliseconds(20);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(2);
 // Loading must not take the cores from those who serve meanwhile.
 constexpr int kBackground = 10;
+// How often a worker says which experts its rows went to.
+constexpr absl::Duration kExpertTokensPeriod = absl::Seconds(5);
 // How often a worker says that it still cannot join.
 constexpr absl::Duration kReportPeriod = absl::Seconds(30);
 
@@ -236,8 +238,9 @@ absl::Status Worker::Serve(CoordinatorLink& link) {
   told_placement_.reset();
   while (true) {
     SHOAL_RETURN_IF_ERROR(OnLoaded(link));
+    if (environment_.Now() >= report_expert_tokens_at_) ReportExpertTokens(link);
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<proto::CoordinatorMessage> message,
-                           link.Receive(abandon_at_));
+                           link.Receive(std::min(abandon_at_, report_expert_tokens_at_)));
     if (stopped()) {
       auto goodbye = std::make_unique<proto::WorkerMessage>();
       goodbye->mutable_goodbye();
@@ -366,6 +369,7 @@ absl::Status Worker::EnsureShare(const ExpertPlacement& placement, int niceness)
   }
   runner_.reset();
   model_.reset();
+  expert_tokens_.Reset();
   StartLoading(placement, niceness);
   return absl::OkStatus();
 }
@@ -469,6 +473,18 @@ void Worker::OnPlan(CoordinatorLink& link, const proto::StepPlan& plan) {
     connected_ = ready_ = false;
   }
   link.Send(std::move(message));
+  if (report_expert_tokens_at_ == absl::InfiniteFuture()) {
+    report_expert_tokens_at_ = environment_.Now() + kExpertTokensPeriod;
+  }
+}
+
+void Worker::ReportExpertTokens(CoordinatorLink& link) {
+  report_expert_tokens_at_ = absl::InfiniteFuture();
+  if (model_ == nullptr) return;
+  auto message = std::make_unique<proto::WorkerMessage>();
+  if (expert_tokens_.Take(*model_, *message->mutable_expert_tokens())) {
+    link.Send(std::move(message));
+  }
 }
 
 void Worker::LeaveRank() {
@@ -482,6 +498,7 @@ void Worker::LeaveRank() {
   moving_ = false;
   runner_.reset();
   model_.reset();
+  expert_tokens_.Reset();
   share_.reset();
   exchange_.reset();
   fabric_.reset();

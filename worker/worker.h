@@ -24,6 +24,7 @@
 #include "engine/device/kernels.h"
 #include "engine/model/model.h"
 #include "worker/coordinator_link.h"
+#include "worker/expert_token_report.h"
 #include "worker/step_runner.h"
 #include "worker/timed_exchange.h"
 #include "worker/worker_environment.h"
@@ -89,6 +90,7 @@ class Worker {
   absl::Status OnLoadExperts(CoordinatorLink& link, const proto::LoadExperts& load);
   absl::Status OnLoaded(CoordinatorLink& link);
   void OnPlan(CoordinatorLink& link, const proto::StepPlan& plan);
+  void ReportExpertTokens(CoordinatorLink& link);
 
   // Makes the exchange of this rank. Errors: Unavailable when this worker was another rank before:
   // it leaves that one, and dials anew.
@@ -132,6 +134,8 @@ class Worker {
   bool moving_ = false;     // to another rank: leave this one when the connection is over
   std::optional<int64_t> owed_serial_;              // of the LoadExperts not answered yet
   absl::Time abandon_at_ = absl::InfiniteFuture();  // when a failed connect is given up
+  ExpertTokenReport expert_tokens_;
+  absl::Time report_expert_tokens_at_ = absl::InfiniteFuture();  // there may be news then
   bool was_told_ = false;                           // by this connection, what to be
   bool coordinator_knows_ = false;
 

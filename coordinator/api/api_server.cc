@@ -161,6 +161,10 @@ class ApiServer::State : public HttpHandler {
       return Get(request, "/cluster",
                  [this] { return JsonResponse(ClusterJson(cluster_.Snapshot())); });
     }
+    if (path == "/cluster/expert_load") {
+      return Get(request, "/cluster/expert_load",
+                 [this] { return JsonResponse(ExpertLoadJson(cluster_.Snapshot())); });
+    }
     if (path == "/metrics") return Get(request, "/metrics", [this] { return Metrics(); });
     if (path == "/tokenize") {
       return Post(request, "/tokenize",
@@ -182,11 +186,13 @@ class ApiServer::State : public HttpHandler {
                         name, exchange);
       });
     }
-    return {"other",
-            ErrorResponse(absl::NotFoundError(absl::StrCat(
-                "no such path: ", path.substr(0, 100),
-                "; this server has /v1/models, /v1/completions, /v1/chat/completions, "
-                "/tokenize, /detokenize, /health, /ready, /version, /cluster, /metrics")))};
+    return {
+        "other",
+        ErrorResponse(absl::NotFoundError(absl::StrCat(
+            "no such path: ", path.substr(0, 100),
+            "; this server has /v1/models, /v1/completions, /v1/chat/completions, "
+            "/tokenize, /detokenize, /health, /ready, /version, /cluster, /cluster/expert_load, "
+            "/metrics")))};
   }
 
   template <typename Handler>

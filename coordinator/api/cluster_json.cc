@@ -97,4 +97,8 @@ std::string ClusterJson(const ClusterSnapshot& snapshot) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+std::string ExpertLoadJson(const ClusterSnapshot& snapshot) {
+  return Json({{"load", snapshot.expert_tokens}}).dump();
+}
+
 }  // namespace shoal

@@ -109,6 +109,7 @@ struct ClusterSnapshot {
   int most_holders = 0;
   std::vector<Recovery> recoveries;  // the last eight, oldest first
   WaitingSnapshot waiting;
+  std::vector<std::vector<int64_t>> expert_tokens;  // [layer][expert]: rows routed since the start
 };
 
 }  // namespace shoal

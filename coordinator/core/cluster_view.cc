@@ -53,7 +53,8 @@ WorkerSnapshot ViewWorker(const ServingState& state, const Membership& membershi
 }  // namespace
 
 ClusterSnapshot ViewCluster(const ServingState& state, const Membership& membership,
-                            const RecoveryLog& log, const WaitingMatrix& waiting, absl::Time now) {
+                            const RecoveryLog& log, const WaitingMatrix& waiting,
+                            const ExpertTokenCounts& expert_tokens, absl::Time now) {
   ClusterSnapshot view;
   view.epoch = membership.epoch();
   for (int r = 0; r < state.config.workers; ++r) {
@@ -77,6 +78,7 @@ ClusterSnapshot ViewCluster(const ServingState& state, const Membership& members
   view.most_holders = membership.redundancy().most_holders;
   view.recoveries = log.recoveries();
   view.waiting = waiting.Snapshot();
+  view.expert_tokens = expert_tokens.layers();
   return view;
 }
 

@@ -4,6 +4,7 @@
 
 #include "absl/time/time.h"
 #include "coordinator/core/cluster_snapshot.h"
+#include "coordinator/core/expert_token_counts.h"
 #include "coordinator/core/membership.h"
 #include "coordinator/core/recovery_log.h"
 #include "coordinator/core/serving_state.h"
@@ -12,6 +13,7 @@
 namespace shoal {
 
 ClusterSnapshot ViewCluster(const ServingState& state, const Membership& membership,
-                            const RecoveryLog& log, const WaitingMatrix& waiting, absl::Time now);
+                            const RecoveryLog& log, const WaitingMatrix& waiting,
+                            const ExpertTokenCounts& expert_tokens, absl::Time now);
 
 }  // namespace shoal

@@ -14,6 +14,7 @@
 #include "coordinator/core/cluster_view.h"
 #include "coordinator/core/endings.h"
 #include "coordinator/core/epoch_change.h"
+#include "coordinator/core/expert_token_counts.h"
 #include "coordinator/core/membership.h"
 #include "coordinator/core/recovery_log.h"
 #include "coordinator/core/serving_state.h"
@@ -42,7 +43,8 @@ class CoordinatorCore final : public Core {
   explicit CoordinatorCore(const CoreConfig& config)
       : membership_(config),
         state_(Consistent(config)),
-        waiting_(config.workers, config.step_timeout) {}
+        waiting_(config.workers, config.step_timeout),
+        expert_tokens_(config.n_routed_experts) {}
 
   void Step(const Event& event, absl::Time now, std::vector<Command>& commands) override {
     state_.block_lifetimes.now = now;
@@ -57,7 +59,7 @@ class CoordinatorCore final : public Core {
   }
 
   ClusterSnapshot Snapshot(absl::Time now) const override {
-    return ViewCluster(state_, membership_, log_, waiting_, now);
+    return ViewCluster(state_, membership_, log_, waiting_, expert_tokens_, now);
   }
 
  private:
@@ -79,6 +81,9 @@ class CoordinatorCore final : public Core {
     EndAfterLoss(membership_.Lost(event.worker, event.why, now, commands), now, commands);
   }
   void On(const StepDone& event, absl::Time now, std::vector<Command>& commands);
+  void On(const ExpertTokens& event, absl::Time, std::vector<Command>&) {
+    if (membership_.roster().Find(event.worker) != nullptr) expert_tokens_.Add(event);
+  }
   void On(const Heartbeat& event, absl::Time now, std::vector<Command>&) {
     membership_.Heard(event.worker, now);
   }
@@ -99,6 +104,7 @@ class CoordinatorCore final : public Core {
   StepPlanner planner_;
   RecoveryLog log_;
   WaitingMatrix waiting_;
+  ExpertTokenCounts expert_tokens_;
   absl::Time loaded_last_;  // a worker said so
 };
 

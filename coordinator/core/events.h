@@ -161,6 +161,12 @@ struct StepDone {
   std::vector<absl::Duration> waiting_dispatch;
   std::vector<absl::Duration> waiting_combine;
 };
+// How many rows a worker has routed to each expert since it last said so: by layer as CoreConfig::n_routed_experts. Of
+// another shape, or from a worker that has not joined, ignored.
+struct ExpertTokens {
+  WorkerId worker;
+  std::vector<std::vector<int64_t>> layers;
+};
 struct Heartbeat {
   WorkerId worker;
 };
@@ -170,7 +176,7 @@ struct Tick {};
 struct DrainStarted {};  // SIGTERM: finish what runs, refuse what comes
 
 using Event = std::variant<RequestArrived, RequestCancelled, WorkerJoined, WorkerLoaded, WorkerReady, WorkerLost,
-                           StepDone, Heartbeat, Tick, DrainStarted>;
+                           StepDone, ExpertTokens, Heartbeat, Tick, DrainStarted>;
 
 // --- Commands ---------------------------------------------------------------------------------------------------------
 

@@ -128,6 +128,16 @@ absl::Status FromProto(const proto::Status& message) {
       message.message());
 }
 
+ExpertTokens FromProto(const proto::ExpertTokens& message, WorkerId worker) {
+  ExpertTokens tokens;
+  tokens.worker = worker;
+  tokens.layers.reserve(message.layers_size());
+  for (const proto::LayerTokens& layer : message.layers()) {
+    tokens.layers.emplace_back(layer.tokens().begin(), layer.tokens().end());
+  }
+  return tokens;
+}
+
 absl::StatusOr<StepDone> FromProto(const proto::StepDone& message, WorkerId worker) {
   StepDone done;
   done.worker = worker;

@@ -15,6 +15,7 @@ namespace shoal {
 
 namespace proto {
 class AssignRank;
+class ExpertTokens;
 class LoadExperts;
 class Status;
 class StepDone;
@@ -34,6 +35,9 @@ void ToProto(const LoadExperts& command, int64_t serial, proto::LoadExperts& mes
 
 // An unknown code becomes kUnknown.
 absl::Status FromProto(const proto::Status& message);
+
+// As it stands: the core checks the shape.
+ExpertTokens FromProto(const proto::ExpertTokens& message, WorkerId worker);
 
 // Errors: InvalidArgument naming the field when counts contradict each other or a number is out of
 // its range.

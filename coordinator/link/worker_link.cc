@@ -286,6 +286,9 @@ absl::Status WorkerLink::Server::OnMessage(WorkerSession& session,
     case proto::WorkerMessage::kHeartbeat:
       post_(Heartbeat{identity.worker});  // if refused, the next one comes soon
       return absl::OkStatus();
+    case proto::WorkerMessage::kExpertTokens:
+      post_(FromProto(message.expert_tokens(), identity.worker));  // if refused, some are not counted
+      return absl::OkStatus();
     case proto::WorkerMessage::kStepDone: {
       SHOAL_ASSIGN_OR_RETURN(StepDone done, FromProto(message.step_done(), identity.worker));
       if (!post_(std::move(done)))

@@ -79,6 +79,7 @@ std::string Describe(const Event& event) {
             }
             return text;
           },
+          [](const ExpertTokens& e) { return Worker(e.worker) + " counts its experts' tokens"; },
           [](const Heartbeat& e) { return Worker(e.worker) + " beats"; },
           [](const Tick&) { return std::string("tick"); },
           [](const DrainStarted&) { return std::string("drain"); },

@@ -81,6 +81,7 @@ class SimModel final : public Model {
                   .slots = shape.experts_per_token},
         rows_(exchange.world_size(), options.max_batch_rows, shape.experts,
               shape.experts_per_token),
+        expert_tokens_(size_t(shape.moe_layers + 1) * shape.experts),
         bytes_(exchange.world_size()),
         received_(exchange.world_size()),
         dispatched_(exchange.world_size()) {
@@ -99,6 +100,7 @@ class SimModel final : public Model {
   void SetLayerObserver(std::function<void(int, TensorView)>) override {}
   absl::Status InstallPlacement(const ExpertPlacement& placement,
                                 absl::Span<const int> host_of_rank) override;
+  absl::Span<const int64_t> expert_tokens() const override { return expert_tokens_; }
   int64_t weight_bytes() const override { return 0; }
   int64_t bytes_read() const override { return 0; }
 
@@ -127,6 +129,7 @@ class SimModel final : public Model {
   std::vector<int32_t> experts_;  // [T, K]
   std::vector<uint64_t> outputs_;  // [T, K]
   ExpertRows rows_;
+  std::vector<int64_t> expert_tokens_;  // [layers, experts]
   std::vector<size_t> bytes_;
   std::vector<absl::Span<const std::byte>> received_;
   std::vector<DispatchMessage> dispatched_;
@@ -194,6 +197,7 @@ absl::Status SimModel::Experts(const StepTag& tag, int layer) {
   const ExchangeTag dispatch = {tag.epoch, tag.step, layer, ExchangePhase::kDispatch};
   const ExchangeTag combine = {tag.epoch, tag.step, layer, ExchangePhase::kCombine};
   rows_.PlanDispatch(targets_, layer, experts_, slots);
+  for (const int32_t expert : experts_) ++expert_tokens_[layer * shape_.experts + expert];
   for (int r = 0; r < exchange_.world_size(); ++r) {
     const absl::Span<const int32_t> rows = rows_.RowsTo(RankId(r));
     const absl::Span<const ExpertPair> pairs = rows_.PairsTo(RankId(r));

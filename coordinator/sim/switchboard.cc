@@ -171,6 +171,9 @@ absl::Status Switchboard::OnMessage(const std::shared_ptr<Stream>& stream,
     case proto::WorkerMessage::kHeartbeat:
       post_(Heartbeat{worker});
       return absl::OkStatus();
+    case proto::WorkerMessage::kExpertTokens:
+      post_(FromProto(message.expert_tokens(), worker));
+      return absl::OkStatus();
     case proto::WorkerMessage::kStepDone: {
       SHOAL_ASSIGN_OR_RETURN(StepDone done, FromProto(message.step_done(), worker));
       post_(std::move(done));

@@ -16,8 +16,10 @@
 namespace shoal {
 
 struct ExpertScratch {
-  ExpertScratch(int world_size, int64_t max_rows, int max_experts, int max_slots)
-      : rows(world_size, max_rows, max_experts, max_slots),
+  ExpertScratch(int world_size, int64_t max_rows, int max_experts, int max_slots, int layers)
+      : max_experts(max_experts),
+        expert_tokens(int64_t{layers} * max_experts),
+        rows(world_size, max_rows, max_experts, max_slots),
         message_bytes(world_size),
         received(world_size),
         messages(world_size),
@@ -29,6 +31,8 @@ struct ExpertScratch {
     std::iota(in_order.begin(), in_order.end(), 0);
   }
 
+  const int max_experts;
+  std::vector<int64_t> expert_tokens;  // [layers, max_experts], Model::expert_tokens
   ExpertRows rows;
 
   std::vector<size_t> message_bytes;                  // by rank

@@ -32,7 +32,7 @@ class DecoderModel final : public Model {
         kernels_(kernels),
         exchange_(exchange),
         experts_(exchange.world_size(), options.max_batch_rows, config.MaxRoutedExperts(),
-                 config.MaxExpertsPerToken()) {}
+                 config.MaxExpertsPerToken(), static_cast<int>(config.layers.size())) {}
 
   absl::Status LoadFrom(const std::string& directory);
 
@@ -43,6 +43,7 @@ class DecoderModel final : public Model {
   }
   absl::Status InstallPlacement(const ExpertPlacement& placement,
                                 absl::Span<const int> host_of_rank) override;
+  absl::Span<const int64_t> expert_tokens() const override { return experts_.expert_tokens; }
   int64_t weight_bytes() const override { return weight_bytes_; }
   int64_t bytes_read() const override { return bytes_read_; }
 

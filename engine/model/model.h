@@ -84,6 +84,10 @@ class Model {
   virtual absl::Status InstallPlacement(const ExpertPlacement& placement,
                                         absl::Span<const int> host_of_rank) = 0;
 
+  // Rows that this rank has routed to each expert since it was loaded, also in steps that failed:
+  // [layers, MaxRoutedExperts], zeros where a layer has fewer.
+  virtual absl::Span<const int64_t> expert_tokens() const = 0;
+
   virtual int64_t weight_bytes() const = 0;  // prepared weights resident on this rank
   virtual int64_t bytes_read() const = 0;    // bytes of checkpoint data touched while loading
 };

@@ -100,10 +100,11 @@ absl::Status Moe::Exchange(StepContext& step, const Scratch& scratch, TensorView
 absl::Status Moe::Dispatch(StepContext& step, const Scratch& scratch,
                            const ExchangeTag& tag) const {
   ExpertScratch& experts = step.experts;
-  experts.rows.PlanDispatch(
-      step.targets, layer_,
-      {scratch.experts.as<int32_t>(), static_cast<size_t>(scratch.experts.elements())},
-      shape_.slots);
+  const absl::Span<const int32_t> chosen(scratch.experts.as<int32_t>(),
+                                         static_cast<size_t>(scratch.experts.elements()));
+  experts.rows.PlanDispatch(step.targets, layer_, chosen, shape_.slots);
+  int64_t* tokens = &experts.expert_tokens[int64_t{layer_} * experts.max_experts];
+  for (int32_t expert : chosen) ++tokens[expert];
   for (int r = 0; r < step.exchange.world_size(); ++r) {
     const RankId peer(r);
     const absl::Span<const int32_t> rows = experts.rows.RowsTo(peer);

@@ -49,6 +49,35 @@ def test_text_does_not_depend_on_workers_or_transport(transport, workers, expect
         assert all(worker["state"] == "serving" for worker in state["workers"])
 
 
+def test_what_a_cluster_counts_of_its_experts_plans_the_next_one(expected_texts, tmp_path):
+    """Three mixture layers of two workers count all rows, K experts each; the file is taken as it is."""
+    with Serve() as cluster:
+        assert texts(cluster.url) == expected_texts
+        state = cluster.cluster()
+        # The last token of a sequence is sampled and never computed; what prefix caches have is not computed again.
+        rows = (state["prompt_tokens"] - state["prefix_cache_hits"] + state["generation_tokens"])
+        def counted():
+            return get_json(cluster.url, "/cluster/expert_load")["load"]
+        wait_for(lambda: any(map(sum, counted())), 20, "counts")
+        time.sleep(6)  # both workers have said it
+        sums = [sum(layer) for layer in counted()]
+        load = counted()
+    with open(f"{MODEL}/config.json") as file:
+        config = json.load(file)
+    dense, slots = config["first_k_dense_replace"], config["num_experts_per_tok"]
+    assert [len(layer) for layer in load] == (
+        [0] * dense + [config["n_routed_experts"]] * (config["num_hidden_layers"] - dense))
+    assert len(set(sums[dense:])) == 1, sums
+    # Up to one row for each of the four sequences that was planned ahead and dropped.
+    assert rows - 4 <= sums[dense] / slots <= rows + 4, (sums, rows)
+    file = tmp_path / "load.json"
+    file.write_text(json.dumps({"load": load}))
+    with Serve("--expert-load", file, "--redundant-experts", 2) as cluster:
+        assert texts(cluster.url) == expected_texts
+        held = sum(worker["experts"] for worker in cluster.cluster()["workers"])
+        assert held == sum(len(layer) + 2 for layer in load if layer)
+
+
 @pytest.fixture(scope="module")
 def score_inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("score")

@@ -60,6 +60,7 @@ class FakeCluster : public ClusterPort {
     snapshot.block_lifetimes.Add(absl::Milliseconds(15));
     snapshot.block_lifetimes.Add(absl::Hours(1));
     snapshot.workers = {worker};
+    snapshot.expert_tokens = {{}, {7, 0, 12}};
     return snapshot;
   }
   int64_t running() { return Snapshot().requests_running; }

@@ -386,6 +386,8 @@ TEST_F(ApiServerTest, ServesTheOtherPaths) {
   EXPECT_THAT(Ask("GET", "/v1/models/%zz%").header, StartsWith("HTTP/1.1 404"));
   EXPECT_THAT(Ask("GET", "/v1/models/other").header, StartsWith("HTTP/1.1 404"));
   EXPECT_EQ(Ask("GET", "/version?x=y").value()["version"], "1.2.3");
+  EXPECT_EQ(Ask("GET", "/cluster/expert_load").value(),
+            json({{"load", {json::array(), {7, 0, 12}}}}));
   const json cluster = Ask("GET", "/cluster").value();
   EXPECT_EQ(cluster["epoch"], 3);
   const json worker = {

@@ -521,5 +521,23 @@ TEST(CoreRecovery, TheHottestExpertIsCopied) {
   }
 }
 
+TEST(CoreRecovery, TokensOfExpertsAreCountedAsWorkersSay) {
+  Transcript t(Transcript::Small(2));
+  for (int worker = 1; worker <= 2; ++worker) {
+    t.Do(WorkerJoined{WorkerId(worker), "host", 1, 100, std::nullopt});
+  }
+  t.Do(ExpertTokens{WorkerId(1), {{}, {1, 0, 0, 0, 0, 0, 0, 7}}});
+  t.Do(ExpertTokens{WorkerId(2), {{}, {1, 0, 0, 5, 0, 0, 0, 0}}});
+  const std::vector<std::vector<int64_t>> counted = {{}, {2, 0, 0, 5, 0, 0, 0, 7}};
+  EXPECT_EQ(t.Snapshot().expert_tokens, counted);
+  // Whatever does not fit the model, cannot be, or comes from nobody.
+  t.Do(ExpertTokens{WorkerId(1), {{}, {1, 1, 1, 1, 1, 1, 1}}});
+  t.Do(ExpertTokens{WorkerId(1), {{1, 1, 1, 1, 1, 1, 1, 1}}});
+  t.Do(ExpertTokens{WorkerId(1), {{1}, {1, 1, 1, 1, 1, 1, 1, 1}}});
+  t.Do(ExpertTokens{WorkerId(1), {{}, {1, 1, 1, 1, 1, 1, 1, -1}}});
+  t.Do(ExpertTokens{WorkerId(3), {{}, {1, 1, 1, 1, 1, 1, 1, 1}}});
+  EXPECT_EQ(t.Snapshot().expert_tokens, counted);
+}
+
 }  // namespace
 }  // namespace shoal::testing

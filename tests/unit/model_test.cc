@@ -6,6 +6,7 @@
 #include "engine/model/model.h"
 
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -176,6 +177,26 @@ TEST_F(ModelTest, OptionsThatContradictAreRefused) {
   expect(kInvalid, "expert placement: want 4 layers, found 2");
   placement_ = *ExpertPlacement::Contiguous(1, std::vector<int>{0, 16, 15, 16});
   expect(kInvalid, "layer 2: want 16 experts, found 15");
+}
+
+TEST_F(ModelTest, CountsTheRowsOfEachExpert) {
+  const auto model = Load();
+  ASSERT_TRUE(model.ok()) << model.status();
+  const std::vector<int> routed = config_.RoutedExperts();
+  const size_t most = config_.MaxRoutedExperts();
+  const auto rows_of = [&](size_t layer) {
+    const absl::Span<const int64_t> layer_tokens =
+        (*model)->expert_tokens().subspan(layer * most, most);
+    return std::accumulate(layer_tokens.begin(), layer_tokens.end(), int64_t{0});
+  };
+  ASSERT_EQ((*model)->expert_tokens().size(), routed.size() * most);
+  for (int64_t steps = 1; steps <= 2; ++steps) {
+    ASSERT_TRUE(Forward(**model, Good()).ok());
+    for (size_t layer = 0; layer < routed.size(); ++layer) {
+      EXPECT_EQ(rows_of(layer), routed[layer] == 0 ? 0 : steps * 3 * config_.MaxExpertsPerToken())
+          << "layer " << layer;
+    }
+  }
 }
 
 TEST_F(ModelTest, PlacementsChangeOnlyToExpertsThatAreThere) {

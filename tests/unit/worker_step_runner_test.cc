@@ -65,6 +65,7 @@ class FakeModel final : public Model {
     config_.max_position_embeddings = kContext;
   }
   const ModelConfig& config() const override { return config_; }
+  absl::Span<const int64_t> expert_tokens() const override { return {}; }
   absl::Status Forward(const StepTag& tag, const Batch& batch, TensorView logits) override {
     last_tag = tag;
     if (record) {
@@ -404,6 +405,7 @@ TEST_F(StepRunnerTest, LogitsThatAreNoNumbersFailTheirSequenceAlone) {
    public:
     NanModel() { config_.vocab_size = kVocab, config_.max_position_embeddings = kContext; }
     const ModelConfig& config() const override { return config_; }
+    absl::Span<const int64_t> expert_tokens() const override { return {}; }
     // Token 3 is poisoned: the logits of its rows are no numbers.
     absl::Status Forward(const StepTag&, const Batch& batch, TensorView logits) override {
       for (size_t row = 0; row < batch.logit_rows.size(); ++row) {

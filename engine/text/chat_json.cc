@@ -27,7 +27,8 @@ absl::Status Invalid(absl::string_view field, absl::string_view wanted, const Js
       absl::StrCat(field, ": wanted ", wanted, ", found ",
                    found.is_string() ? absl::StrCat("\"", found.get<std::string>(), "\"")
                    : found.is_null() ? "nothing"
-                                     : found.type_name()));
+                   : found.is_array() && found.empty() ? "an empty array"
+                                                       : found.type_name()));
 }
 
 // The member, or null: a field that is null counts as absent everywhere.

@@ -38,7 +38,7 @@ TEST(ChatBody, EveryMalformedFieldIsNamed) {
       {"{\"messages\": [{\"role\": \"user\", \"content\": \"\xFF\"}]}", "not valid JSON"},
       {"3", "body: wanted a JSON object"},
       {"{}", "messages: wanted a non-empty array, found nothing"},
-      {R"({"messages": []})", "messages: wanted a non-empty array"},
+      {R"({"messages": []})", "messages: wanted a non-empty array, found an empty array"},
       {R"({"messages": "hi"})", "messages: wanted a non-empty array, found \"hi\""},
       {R"({"messages": ["hi"]})", "messages[0]: wanted an object"},
       {R"({"messages": [{"content": "x"}]})", "messages[0].role"},

@@ -180,6 +180,9 @@ using Event = std::variant<RequestArrived, RequestCancelled, WorkerJoined, Worke
 
 // --- Commands ---------------------------------------------------------------------------------------------------------
 
+// By rank; none: nobody holds the rank in this epoch.
+using UnitMembers = std::vector<std::optional<WorkerId>>;
+
 // A new epoch, and the worker is a member of it: connect to the other members, answer WorkerReady. Plans of older epochs
 // are void, also those not begun; a step in progress is abandoned. Sequences stay until the epoch's first plan tells
 // which of them live on (RankPlan::rewind); cache blocks keep their contents. A worker keeps its rank for life.
@@ -191,7 +194,7 @@ struct AssignRank {
   Epoch epoch;
   RankId rank;
   std::shared_ptr<const ExpertPlacement> placement;   // the full one; this epoch's lacks the absent ranks. Shared: immutable
-  std::vector<std::optional<WorkerId>> members;       // by rank; none: nobody holds the rank in this epoch
+  std::shared_ptr<const UnitMembers> members;         // one for all members of the epoch. Immutable
 };
 // Take this rank, and load in the background what the full `placement` gives it; the unit serves without it meanwhile.
 // Answered by WorkerLoaded, at once if it has them already (same rank, same placement). The worker is in no epoch: it

@@ -108,14 +108,14 @@ void Membership::BlameOverdue(absl::Time now, std::vector<Eviction>& out) {
     }
   }
   if (unready.empty()) return;
-  // Readiness means a connection to every peer, so one that hangs holds up all. To suspect first are
-  // those that have given no sign but heartbeats since they were asked, and those asked first.
+  // Readiness means a connection to every peer, so one that hangs holds up all. To suspect first
+  // are those that have given no sign but heartbeats since they were asked, and those asked first.
   const auto order = [](const Member* member) {
     return std::make_pair(member->answered, member->asked);
   };
-  const auto first = order(*std::min_element(
-      unready.begin(), unready.end(),
-      [&](const Member* a, const Member* b) { return order(a) < order(b); }));
+  const auto first = order(
+      *std::min_element(unready.begin(), unready.end(),
+                        [&](const Member* a, const Member* b) { return order(a) < order(b); }));
   for (Member* member : unready) {
     if (order(member) == first) {
       out.push_back({member->id, absl::DeadlineExceededError(absl::StrCat(
@@ -202,13 +202,13 @@ void Membership::Follow(absl::Time now, std::vector<Command>& commands) {
 
 void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   std::vector<RankId> absent;
-  std::vector<std::optional<WorkerId>> members(roster_.world_size());
+  auto members = std::make_shared<UnitMembers>(roster_.world_size());
   for (int r = 0; r < roster_.world_size(); ++r) {
     const Member* member = roster_.At(RankId(r));
     if (member == nullptr || (formed_ && !member->loaded)) {
       absent.push_back(RankId(r));
     } else {
-      members[r] = member->id;
+      (*members)[r] = member->id;
     }
   }
   if (!formed_ && !absent.empty()) return;
@@ -228,7 +228,7 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   // Also under a coordinator that is younger than its workers, epochs only grow.
   if (epoch_ <= last_epoch_) epoch_ = last_epoch_.Next();
   announced_ = true;
-  for (const std::optional<WorkerId>& worker : members) {
+  for (const std::optional<WorkerId>& worker : *members) {
     if (!worker.has_value()) continue;
     Member& member = *roster_.Find(*worker);
     member.told = true;

@@ -81,8 +81,7 @@ absl::Status Differs(absl::string_view what, absl::string_view wanted, absl::str
 // Fingerprints are of config.json and of the weights; says which of them is another.
 absl::Status CheckModel(const std::string& wanted, const std::string& found) {
   const std::pair<std::string, std::string> ours = absl::StrSplit(wanted, absl::MaxSplits('-', 1));
-  const std::pair<std::string, std::string> theirs =
-      absl::StrSplit(found, absl::MaxSplits('-', 1));
+  const std::pair<std::string, std::string> theirs = absl::StrSplit(found, absl::MaxSplits('-', 1));
   SHOAL_RETURN_IF_ERROR(Differs("fingerprint of config.json", ours.first, theirs.first));
   return Differs("fingerprint of the weights", ours.second, theirs.second);
 }
@@ -113,6 +112,16 @@ class WorkerLink::Server final : public proto::Cluster::CallbackService,
   void Shutdown(const std::string& reason, absl::Time deadline);
 
  private:
+  // Where the members of an epoch listen: the same for all of them.
+  struct Roll {
+    std::shared_ptr<const UnitMembers> members;
+    std::vector<std::string> endpoints;  // by rank; empty: absent
+    std::vector<int> host_of_rank;       // -1: absent
+  };
+  // Null if one of them is gone.
+  std::shared_ptr<const Roll> CallRoll(const std::shared_ptr<const UnitMembers>& members)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   absl::Status OnHello(WorkerSession& session, const proto::Hello& hello);
   absl::Status CheckIdentity(const proto::Hello& hello) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -125,11 +134,12 @@ class WorkerLink::Server final : public proto::Cluster::CallbackService,
   std::set<WorkerSession*> sessions_ ABSL_GUARDED_BY(mutex_);
   std::map<WorkerId, WorkerSession*> joined_ ABSL_GUARDED_BY(mutex_);
   WorkerId next_worker_ ABSL_GUARDED_BY(mutex_) = WorkerId(1);
-  // What the workers agree on where the options leave it open. Fixed once a rank was assigned: who takes
-  // a dead worker's place must compute what it would have computed.
+  // What the workers agree on where the options leave it open. Fixed once a rank was assigned: who
+  // takes a dead worker's place must compute what it would have computed.
   bool assigned_ ABSL_GUARDED_BY(mutex_) = false;
   std::string numerics_ ABSL_GUARDED_BY(mutex_);
   std::string transport_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const Roll> roll_ ABSL_GUARDED_BY(mutex_);  // of the last assignment
 };
 
 absl::Status WorkerLink::Server::Listen() {
@@ -287,7 +297,8 @@ absl::Status WorkerLink::Server::OnMessage(WorkerSession& session,
       post_(Heartbeat{identity.worker});  // if refused, the next one comes soon
       return absl::OkStatus();
     case proto::WorkerMessage::kExpertTokens:
-      post_(FromProto(message.expert_tokens(), identity.worker));  // if refused, some are not counted
+      post_(
+          FromProto(message.expert_tokens(), identity.worker));  // if refused, some are not counted
       return absl::OkStatus();
     case proto::WorkerMessage::kStepDone: {
       SHOAL_ASSIGN_OR_RETURN(StepDone done, FromProto(message.step_done(), identity.worker));
@@ -354,32 +365,44 @@ void WorkerLink::Server::Send(WorkerId worker,
   }
 }
 
-void WorkerLink::Server::Assign(const AssignRank& command) {
-  std::vector<std::string> endpoints(command.members.size());
-  std::vector<int> host_of_rank(command.members.size(), -1);  // -1: absent
+std::shared_ptr<const WorkerLink::Server::Roll> WorkerLink::Server::CallRoll(
+    const std::shared_ptr<const UnitMembers>& members) {
+  if (roll_ != nullptr && roll_->members == members) return roll_;
+  auto roll = std::make_shared<Roll>();
+  roll->members = members;
   std::map<std::string, int> hosts;  // numbered as they appear
+  for (const std::optional<WorkerId>& member : *members) {
+    std::string& endpoint = roll->endpoints.emplace_back();
+    int& host = roll->host_of_rank.emplace_back(-1);
+    if (!member.has_value()) continue;
+    const auto found = joined_.find(*member);
+    if (found == joined_.end()) return nullptr;
+    endpoint = found->second->endpoint;
+    const std::string& name = found->second->identity->host;
+    host = hosts.try_emplace(name, static_cast<int>(hosts.size())).first->second;
+  }
+  roll_ = std::move(roll);
+  return roll_;
+}
+
+void WorkerLink::Server::Assign(const AssignRank& command) {
   bool placement_is_known = false;
+  std::shared_ptr<const Roll> roll;
   {
     absl::MutexLock lock(&mutex_);
     const auto worker = joined_.find(command.worker);
     if (worker == joined_.end()) return;
-    for (size_t rank = 0; rank < endpoints.size(); ++rank) {
-      if (!command.members[rank].has_value()) continue;
-      const auto found = joined_.find(*command.members[rank]);
-      if (found == joined_.end()) return;
-      endpoints[rank] = found->second->endpoint;
-      const std::string& host = found->second->identity->host;
-      host_of_rank[rank] = hosts.try_emplace(host, static_cast<int>(hosts.size())).first->second;
-    }
+    roll = CallRoll(command.members);
+    if (roll == nullptr) return;
     assigned_ = true;
     placement_is_known =
         std::exchange(worker->second->told_placement, command.placement) == command.placement;
   }
   auto message = std::make_shared<proto::CoordinatorMessage>();
-  ToProto(command, endpoints, placement_is_known, *message->mutable_assign_rank());
+  ToProto(command, roll->endpoints, placement_is_known, *message->mutable_assign_rank());
   message->mutable_assign_rank()->set_token_limit(options_.token_limit);
-  message->mutable_assign_rank()->mutable_host_of_rank()->Add(host_of_rank.begin(),
-                                                              host_of_rank.end());
+  message->mutable_assign_rank()->mutable_host_of_rank()->Add(roll->host_of_rank.begin(),
+                                                              roll->host_of_rank.end());
   Send(command.worker, message);
 }
 

@@ -14,7 +14,7 @@ void Auditor::BeginEpoch(const AssignRank& command) {
   if (command.epoch < epoch_) Problem("an old epoch was announced");
   if (formed_) ++counts_.epochs;
   epoch_ = command.epoch;
-  members_ = command.members;
+  members_ = *command.members;
   size_ = static_cast<int>(members_.size() -
                            std::count(members_.begin(), members_.end(), std::nullopt));
   assigned_ = 0;
@@ -64,7 +64,7 @@ void Auditor::Obeyed(const AssignRank& command) {
   if (found == connected_.end()) return Problem("a rank for a worker that is gone");
   if (command.epoch != epoch_) BeginEpoch(command);
   ++assigned_;
-  if (command.members != members_ || command.placement != full_placement_ ||
+  if (*command.members != members_ || command.placement != full_placement_ ||
       members_[command.rank.value()] != command.worker) {
     Problem("an assignment that contradicts another one, or itself");
   }

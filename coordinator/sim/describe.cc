@@ -93,7 +93,7 @@ std::string Describe(const Command& command) {
           [](const AssignRank& c) {
             return absl::StrCat(
                 "assign ", Worker(c.worker), ": epoch ", c.epoch.value(), " rank ", c.rank.value(),
-                " of ", absl::StrJoin(c.members, ",", [](std::string* out, const auto& member) {
+                " of ", absl::StrJoin(*c.members, ",", [](std::string* out, const auto& member) {
                   absl::StrAppend(out, member.has_value() ? absl::StrCat(member->value()) : "-");
                 }));
           },

@@ -73,7 +73,7 @@ class Watch {
       const auto* assign = std::get_if<AssignRank>(&command);
       if (assign == nullptr) continue;
       announces = true;
-      const std::vector<std::string> endpoints(assign->members.size(), "10.0.0.1:50000");
+      const std::vector<std::string> endpoints(assign->members->size(), "10.0.0.1:50000");
       ToProto(*assign, endpoints, /*placement_is_known=*/true, *message.mutable_assign_rank());
     }
     if (!announces) return;

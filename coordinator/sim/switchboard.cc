@@ -250,13 +250,13 @@ void Switchboard::SendDown(WorkerId worker,
 }
 
 void Switchboard::Execute(const AssignRank& command) {
-  std::vector<std::string> endpoints(command.members.size());
-  std::vector<int> host_of_rank(command.members.size(), -1);
+  std::vector<std::string> endpoints(command.members->size());
+  std::vector<int> host_of_rank(command.members->size(), -1);
   const auto worker = joined_.find(command.worker);
   if (worker == joined_.end()) return;
   for (size_t rank = 0; rank < endpoints.size(); ++rank) {
-    if (!command.members[rank].has_value()) continue;
-    const auto found = joined_.find(*command.members[rank]);
+    if (!(*command.members)[rank].has_value()) continue;
+    const auto found = joined_.find(*(*command.members)[rank]);
     if (found == joined_.end()) return;
     endpoints[rank] = found->second->endpoint;
     host_of_rank[rank] = found->second->host;

@@ -54,7 +54,7 @@ void FakeWorker::Take(const AssignRank& message, absl::Time now) {
   }
   epoch_ = message.epoch;
   rank_ = message.rank;
-  members_ = message.members;
+  members_ = *message.members;
   if (!loaded_) loading_ = true;
   connecting_ = true;
   first_plan_ = true;

@@ -24,7 +24,7 @@ TEST(CoreMembership, ServingBeginsWhenAllAreReady) {
   EXPECT_EQ(StateOf(t, 0), "loading");
   EXPECT_THAT(t.Join(3), ElementsAre("assign w5 rank 0 epoch 1", "assign w3 rank 1 epoch 1"));
   const auto& assign = std::get<AssignRank>(t.commands[1]);
-  EXPECT_THAT(assign.members, ElementsAre(WorkerId(5), WorkerId(3)));
+  EXPECT_THAT(*assign.members, ElementsAre(WorkerId(5), WorkerId(3)));
   EXPECT_EQ(assign.placement->world_size(), 2);
   EXPECT_THAT(t.Ready(5, 1), IsEmpty());
   EXPECT_THAT(t.Ready(5, 1), IsEmpty());  // counts once

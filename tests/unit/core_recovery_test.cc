@@ -41,7 +41,7 @@ TEST(CoreRecovery, SurvivorsGoOnAtOnceAndRepeatTheStep) {
   t.Done(1, 3, {{1, 4, 53}});
   EXPECT_THAT(t.Lose(2), ElementsAre("assign w1 rank 0 epoch 2 without 1"));
   const auto& assign = std::get<AssignRank>(t.commands[0]);
-  EXPECT_THAT(assign.members, ElementsAre(WorkerId(1), std::nullopt));
+  EXPECT_THAT(*assign.members, ElementsAre(WorkerId(1), std::nullopt));
   EXPECT_THAT(assign.placement->Holders(1, ExpertId(0)), ElementsAre(RankId(0), RankId(1)));
   EXPECT_TRUE(t.Snapshot().serving);  // it will, as soon as connections are made
   EXPECT_THAT(t.Do(Transcript::Report(1, 4, {{1, 5, 54}}, 1)), IsEmpty());  // of the old epoch

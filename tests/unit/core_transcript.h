@@ -52,8 +52,8 @@ struct ToText {
   std::string operator()(const AssignRank& c) const {
     std::string text = absl::StrCat("assign w", c.worker.value(), " rank ", c.rank.value(),
                                     " epoch ", c.epoch.value());
-    for (size_t r = 0; r < c.members.size(); ++r) {
-      if (!c.members[r].has_value()) absl::StrAppend(&text, " without ", r);
+    for (size_t r = 0; r < c.members->size(); ++r) {
+      if (!(*c.members)[r].has_value()) absl::StrAppend(&text, " without ", r);
     }
     return text;
   }

@@ -96,9 +96,8 @@ class LinkTest : public ::testing::Test {
     ASSERT_TRUE(link.ok()) << link.status();
     link_ = *std::move(link);
   }
-  std::unique_ptr<CoordinatorLink> Dial(const proto::Hello& hello,
-                                        std::function<void(std::optional<Epoch>)> on_interrupt =
-                                            nullptr) {
+  std::unique_ptr<CoordinatorLink> Dial(
+      const proto::Hello& hello, std::function<void(std::optional<Epoch>)> on_interrupt = nullptr) {
     CoordinatorLinkOptions options;
     options.coordinator = link_->address();
     options.on_interrupt = std::move(on_interrupt);
@@ -214,7 +213,7 @@ TEST_F(LinkTest, NumericsAreKeptOnceARankWasAssigned) {
     auto first = Dial(GoodHello());
     AssignRank command;
     command.worker = Join(*first);
-    command.members = {command.worker};
+    command.members = std::make_shared<const UnitMembers>(UnitMembers{command.worker});
     command.epoch = Epoch(1);
     command.rank = RankId(0);
     link_->Execute(command);
@@ -296,7 +295,8 @@ TEST_F(LinkTest, AnAssignmentNamesEveryEndpointAndInterrupts) {
   hello.set_endpoint("endpoint-1");
   hello.set_host("there");
   auto other = Dial(hello);
-  command.members = {command.worker, Join(*other), std::nullopt};
+  command.members =
+      std::make_shared<const UnitMembers>(UnitMembers{command.worker, Join(*other), std::nullopt});
   command.epoch = Epoch(2);
   command.rank = RankId(0);
   auto placement = ExpertPlacement::Create(3, {{}, {{RankId(0), RankId(1)}, {RankId(1)}}});
@@ -327,13 +327,13 @@ TEST_F(LinkTest, AnAssignmentWithAMemberThatIsGoneIsNotSent) {
   AssignRank command;
   command.worker = Join(*worker);
   auto other = Dial(GoodHello());
-  command.members = {command.worker, Join(*other)};
+  command.members = std::make_shared<const UnitMembers>(UnitMembers{command.worker, Join(*other)});
   other.reset();
   ASSERT_TRUE(std::holds_alternative<WorkerLost>(events_.Next()));
   command.epoch = Epoch(2);
   link_->Execute(command);
   command.epoch = Epoch(3);
-  command.members = {command.worker, std::nullopt};
+  command.members = std::make_shared<const UnitMembers>(UnitMembers{command.worker, std::nullopt});
   link_->Execute(command);
   auto received = worker->Receive(Soon());
   ASSERT_TRUE(received.ok() && *received != nullptr);

@@ -10,7 +10,6 @@ namespace shoal {
 namespace {
 
 constexpr uint32_t kProtocol = 1;
-constexpr size_t kMaxWorld = 4096;
 
 void ToProto(const Hello& hello, exchange::Hello& out) {
   out.set_protocol(kProtocol);
@@ -115,26 +114,6 @@ absl::Status JudgeHello(const Hello& mine, const Hello& theirs,
   if (Stands(theirs.endpoint, listed)) return absl::OkStatus();
   return Mismatch(absl::StrCat("endpoint of rank ", theirs.rank.value()),
                   listed.empty() ? "none (it is absent)" : listed, theirs.endpoint);
-}
-
-absl::Status CheckRoster(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints,
-                         absl::string_view own_endpoint) {
-  if (epoch.value() < 1)
-    return absl::InvalidArgumentError(absl::StrCat("epoch ", epoch.value(), ": want 1 or more"));
-  if (endpoints.empty() || endpoints.size() > kMaxWorld) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a world of ", endpoints.size(), " ranks: want 1 to ", kMaxWorld));
-  }
-  if (rank.value() < 0 || static_cast<size_t>(rank.value()) >= endpoints.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("rank ", rank.value(), " in a world of ", endpoints.size()));
-  }
-  if (own_endpoint.empty() || endpoints[rank.value()] != own_endpoint) {
-    return absl::InvalidArgumentError(absl::StrCat("endpoint of rank ", rank.value(),
-                                                   ": the roster says ", endpoints[rank.value()],
-                                                   ", this rank is ", own_endpoint));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace shoal

@@ -47,8 +47,4 @@ absl::StatusOr<HelloReply> ParseHelloReply(absl::string_view bytes);
 absl::Status JudgeHello(const Hello& mine, const Hello& theirs,
                         absl::Span<const std::string> endpoints);
 
-// Checks Fabric::Connect's arguments. Errors: InvalidArgument.
-absl::Status CheckRoster(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints,
-                         absl::string_view own_endpoint);
-
 }  // namespace shoal

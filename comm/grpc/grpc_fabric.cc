@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
-#include "comm/connect_error.h"
+#include "comm/connect.h"
 #include "engine/base/status_macros.h"
 
 namespace shoal {
@@ -190,16 +190,9 @@ absl::Status GrpcFabric::Introduce(const Hello& mine, absl::Span<const std::stri
 absl::StatusOr<Exchange*> GrpcFabric::Connect(Epoch epoch, RankId rank,
                                               absl::Span<const std::string> endpoints,
                                               absl::Time deadline) {
-  SHOAL_RETURN_IF_ERROR(CheckRoster(epoch, rank, endpoints, endpoint_));
-  const int world = static_cast<int>(endpoints.size());
-  SHOAL_RETURN_IF_ERROR(CheckSameUnit(exchange_.get(), rank, world));
-  if (exchange_ != nullptr) SHOAL_RETURN_IF_ERROR(exchange_->CheckEpoch(epoch));
-  const Hello mine = {.cluster = options_.cluster,
-                      .epoch = epoch,
-                      .rank = rank,
-                      .world = world,
-                      .max_message_bytes = options_.max_message_bytes,
-                      .endpoint = endpoint_};
+  SHOAL_ASSIGN_OR_RETURN(
+      const Hello mine, BeginConnect(options_, endpoint_, exchange_.get(), epoch, rank, endpoints));
+  const int world = mine.world;
   std::vector<Peer> peers(world);
   if (absl::Status status = Introduce(mine, endpoints, deadline, peers); !status.ok()) {
     for (Peer& peer : peers) {

@@ -5,7 +5,7 @@
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
-#include "comm/connect_error.h"
+#include "comm/connect.h"
 #include "engine/base/status_macros.h"
 
 namespace shoal {
@@ -26,16 +26,9 @@ InprocessFabric::~InprocessFabric() {
 absl::StatusOr<Exchange*> InprocessFabric::Connect(Epoch epoch, RankId rank,
                                                    absl::Span<const std::string> endpoints,
                                                    absl::Time deadline) {
-  SHOAL_RETURN_IF_ERROR(CheckRoster(epoch, rank, endpoints, endpoint_));
-  const int world = static_cast<int>(endpoints.size());
-  SHOAL_RETURN_IF_ERROR(CheckSameUnit(exchange_.get(), rank, world));
-  if (exchange_ != nullptr) SHOAL_RETURN_IF_ERROR(exchange_->CheckEpoch(epoch));
-  const Hello mine = {.cluster = options_.cluster,
-                      .epoch = epoch,
-                      .rank = rank,
-                      .world = world,
-                      .max_message_bytes = options_.max_message_bytes,
-                      .endpoint = endpoint_};
+  SHOAL_ASSIGN_OR_RETURN(
+      const Hello mine, BeginConnect(options_, endpoint_, exchange_.get(), epoch, rank, endpoints));
+  const int world = mine.world;
   std::vector<Lane> in(world);
   std::vector<std::unique_ptr<Outlet>> out(world);
   for (int peer = 0; peer < world; ++peer) {

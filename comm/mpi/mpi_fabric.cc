@@ -12,7 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "comm/connect_error.h"
+#include "comm/connect.h"
 #include "comm/mpi/make_mpi_fabric.h"
 #include "comm/mpi/mpi_outlet.h"
 #include "comm/wait_loop.h"
@@ -92,17 +92,10 @@ absl::Status MpiFabric::CheckRanks(RankId rank, absl::Span<const std::string> en
 absl::StatusOr<Exchange*> MpiFabric::Connect(Epoch epoch, RankId rank,
                                              absl::Span<const std::string> endpoints,
                                              absl::Time deadline) {
-  SHOAL_RETURN_IF_ERROR(CheckRoster(epoch, rank, endpoints, endpoint_));
+  SHOAL_ASSIGN_OR_RETURN(
+      const Hello mine, BeginConnect(options_, endpoint_, exchange_.get(), epoch, rank, endpoints));
   SHOAL_RETURN_IF_ERROR(CheckRanks(rank, endpoints));
-  const int world = static_cast<int>(endpoints.size());
-  SHOAL_RETURN_IF_ERROR(CheckSameUnit(exchange_.get(), rank, world));
-  if (exchange_ != nullptr) SHOAL_RETURN_IF_ERROR(exchange_->CheckEpoch(epoch));
-  const Hello mine = {.cluster = options_.cluster,
-                      .epoch = epoch,
-                      .rank = rank,
-                      .world = world,
-                      .max_message_bytes = options_.max_message_bytes,
-                      .endpoint = endpoint_};
+  const int world = mine.world;
   SHOAL_RETURN_IF_ERROR(greeting_.Greet(mine, endpoints, deadline, gate_));
   std::vector<bool> present(world);
   for (int peer = 0; peer < world; ++peer) present[peer] = !endpoints[peer].empty();

@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "comm/connect_error.h"
+#include "comm/connect.h"
 #include "engine/base/status_macros.h"
 
 namespace shoal {

@@ -9,7 +9,7 @@
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
-#include "comm/connect_error.h"
+#include "comm/connect.h"
 #include "comm/hello.h"
 #include "comm/shm/handshake.h"
 #include "comm/shm/local_socket.h"
@@ -66,17 +66,10 @@ absl::StatusOr<std::vector<ShmEndpoint>> ShmFabric::ParsePeers(
 absl::StatusOr<Exchange*> ShmFabric::Connect(Epoch epoch, RankId rank,
                                              absl::Span<const std::string> endpoints,
                                              absl::Time deadline) {
-  SHOAL_RETURN_IF_ERROR(CheckRoster(epoch, rank, endpoints, endpoint()));
-  const int world = static_cast<int>(endpoints.size());
-  SHOAL_RETURN_IF_ERROR(CheckSameUnit(exchange_.get(), rank, world));
-  if (exchange_ != nullptr) SHOAL_RETURN_IF_ERROR(exchange_->CheckEpoch(epoch));
+  SHOAL_ASSIGN_OR_RETURN(const Hello mine, BeginConnect(options_, endpoint(), exchange_.get(),
+                                                        epoch, rank, endpoints));
   SHOAL_ASSIGN_OR_RETURN(const std::vector<ShmEndpoint> parsed, ParsePeers(endpoints));
-  const Hello mine = {.cluster = options_.cluster,
-                      .epoch = epoch,
-                      .rank = rank,
-                      .world = world,
-                      .max_message_bytes = options_.max_message_bytes,
-                      .endpoint = endpoint()};
+  const int world = mine.world;
   std::vector<Segment> inbound(world);
   for (int peer = 0; peer < world; ++peer) {
     if (peer == rank.value() || endpoints[peer].empty()) continue;

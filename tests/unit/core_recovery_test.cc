@@ -6,6 +6,7 @@
 // cost.
 #include <set>
 #include <string>
+#include <utility>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -496,6 +497,17 @@ TEST(CoreRecovery, OperatorsSeeHoldersThatShareAHost) {
   for (const int worker : {2, 3, 4, 5}) t.Ready(worker, 3);
   EXPECT_EQ(t.Snapshot().least_holders, 2);
   EXPECT_EQ(t.Snapshot().least_hosts, 1);
+}
+
+TEST(CoreRecovery, ANewcomerTakesTheRankWhoseExpertsAreOnAnotherHost) {
+  for (const auto& [host, rank] : {std::pair("a", 0), {"b", 3}}) {
+    Transcript t(OnTwoHosts());
+    for (int r = 0; r < 4; ++r) JoinOn(t, r % 2 == 0 ? "a" : "b", r + 1, RankId(r));
+    for (int worker = 1; worker <= 4; ++worker) t.Ready(worker, 1);
+    t.Lose(1);
+    t.Lose(4);  // host "b" has the other holders of rank 0's experts, "a" those of rank 3's
+    EXPECT_THAT(JoinOn(t, host, 5), ElementsAre(absl::StrCat("load w5 rank ", rank)));
+  }
 }
 
 TEST(CoreRecovery, HoldersGoToDifferentHosts) {

@@ -65,7 +65,9 @@ std::string ClusterJson(const ClusterSnapshot& snapshot) {
   json["epoch"] = snapshot.epoch.value();
   json["serving"] = snapshot.serving;
   json["paused"] = snapshot.paused;
-  json["holders"] = {{"least", snapshot.least_holders}, {"most", snapshot.most_holders}};
+  json["holders"] = {{"least", snapshot.least_holders},
+                     {"most", snapshot.most_holders},
+                     {"least_hosts", snapshot.least_hosts}};
   json["workers"] = Json::array();
   for (const WorkerSnapshot& worker : snapshot.workers) {
     Json entry;

@@ -116,6 +116,9 @@ void AddSafety(const ClusterSnapshot& snapshot, SnapshotFamilies& families) {
                  snapshot.least_holders);
   families.Gauge("shoal_expert_holders_most", "Live holders of the expert that has the most",
                  snapshot.most_holders);
+  families.Gauge("shoal_expert_hosts_least",
+                 "Hosts of the live holders of the expert that has them on the fewest",
+                 snapshot.least_hosts);
   families.PerWorker(snapshot, "shoal_worker_serving", "1 if the rank is in the present epoch",
                      [](const WorkerSnapshot& worker) {
                        return worker.state == "serving" || worker.state == "draining";

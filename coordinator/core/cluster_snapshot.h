@@ -107,6 +107,7 @@ struct ClusterSnapshot {
   std::string paused;     // which expert has no live holder; empty: all have one
   int least_holders = 0;  // live holders of the expert that has the fewest
   int most_holders = 0;
+  int least_hosts = 0;  // hosts of the live holders of the expert that has them on the fewest
   std::vector<Recovery> recoveries;  // the last eight, oldest first
   WaitingSnapshot waiting;
   std::vector<std::vector<int64_t>> expert_tokens;  // [layer][expert]: rows routed since the start

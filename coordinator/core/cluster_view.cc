@@ -76,6 +76,7 @@ ClusterSnapshot ViewCluster(const ServingState& state, const Membership& members
   view.paused = membership.paused();
   view.least_holders = membership.redundancy().least_holders;
   view.most_holders = membership.redundancy().most_holders;
+  view.least_hosts = membership.redundancy().least_hosts;
   view.recoveries = log.recoveries();
   view.waiting = waiting.Snapshot();
   view.expert_tokens = expert_tokens.layers();

@@ -148,8 +148,51 @@ EvenHosts SortByHost(absl::Span<const int> host_of_rank) {
   return even;
 }
 
+// Where `slots`, as of BalanceExperts, put an expert on a rank twice: exchanges the second copy for
+// another expert's on another rank of the node, so that neither holds an expert twice. Of all such
+// exchanges the one that leaves the fuller of the two ranks with the least load; on a tie that with
+// the first slot. A second copy for which there is none stays.
+void ExchangeSecondCopies(absl::Span<const float> load, int rank_slots, int node_slots,
+                          std::vector<int>& slots) {
+  const int physical = static_cast<int>(slots.size());
+  std::vector<int> copies(load.size(), 0);
+  for (const int expert : slots) ++copies[expert];
+  const auto weight = [&](int slot) { return load[slots[slot]] / copies[slots[slot]]; };
+  std::vector<float> sum(physical / rank_slots, 0.0f);
+  for (int slot = 0; slot < physical; ++slot) sum[slot / rank_slots] += weight(slot);
+  // Whether the expert of `slot` is in one of the slots from `first` up to `end`.
+  const auto holds = [&](int first, int end, int slot) {
+    const auto begin = slots.begin();
+    return std::find(begin + first, begin + end, slots[slot]) != begin + end;
+  };
+  for (int second = 0; second < physical; ++second) {
+    const int rank = second / rank_slots, rank_first = rank * rank_slots;
+    if (!holds(rank_first, second, second)) continue;
+    const int node_first = second / node_slots * node_slots;
+    int best = -1;
+    float best_change = 0.0f, least = 0.0f;
+    for (int slot = node_first; slot < node_first + node_slots; ++slot) {
+      const int other = slot / rank_slots, other_first = other * rank_slots;
+      if (holds(other_first, other_first + rank_slots, second) ||
+          holds(rank_first, rank_first + rank_slots, slot)) {
+        continue;
+      }
+      const float change = weight(slot) - weight(second);
+      const float fuller = std::max(sum[rank] + change, sum[other] - change);
+      if (best >= 0 && fuller >= least) continue;
+      best = slot;
+      best_change = change;
+      least = fuller;
+    }
+    if (best < 0) continue;
+    sum[rank] += best_change;
+    sum[best / rank_slots] -= best_change;
+    std::swap(slots[second], slots[best]);
+  }
+}
+
 // What the published algorithm places of a layer; no expert is anywhere if its shape does not
-// divide. Of experts that it puts on a rank twice, the rank holds one.
+// divide. Second copies on a rank are exchanged; of those that could not be, the rank holds one.
 struct Base {
   Holders holders;
   bool grouped = false;  // several hosts, and each group of experts is on one of them
@@ -162,8 +205,10 @@ Base PlanBase(absl::Span<const float> load, int layer, int physical, int n_group
   int groups = n_group, nodes = even.hosts;
   if (ranks == 0 || experts % groups != 0 || physical % ranks != 0) return base;
   if (groups % nodes != 0) groups = nodes = 1;
-  const auto slots = BalanceExperts(load, {physical, groups, nodes, ranks});
+  auto slots = BalanceExperts(load, {physical, groups, nodes, ranks});
   if (!slots.ok()) return base;
+  const int rank_slots = physical / ranks;
+  ExchangeSecondCopies(load, rank_slots, physical / nodes, *slots);
   base.grouped = nodes > 1;
   // Where all loads are equal its ties would give the same experts a second copy in every layer,
   // and the same ranks the heavier share: experts, groups, ranks and hosts change parts by layer.
@@ -171,7 +216,7 @@ Base PlanBase(absl::Span<const float> load, int layer, int physical, int n_group
   const int group_size = experts / groups, node_ranks = ranks / nodes;
   const int replicated = std::max(1, (physical - experts) / nodes);
   for (int slot = 0; slot < physical; ++slot) {
-    const int part = (*slots)[slot], place = slot / (physical / ranks);
+    const int part = (*slots)[slot], place = slot / rank_slots;
     const int64_t group = (part / group_size + turn) % groups;
     const int64_t expert =
         group * group_size + (part % group_size + turn * replicated) % group_size;

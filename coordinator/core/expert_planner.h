@@ -53,9 +53,12 @@ struct PlacementRequest {
 
 // A placement that meets the request; equal requests give equal placements. Each layer begins with
 // what BalanceExperts gives, where hosts have equally many ranks and the numbers divide: all of its
-// copies with one holder, one copy of each expert with more. What is wanted beyond, and layers
-// whose numbers do not divide, first-fit decreasing places. Ties go to other experts and ranks in
-// each layer. Errors: InvalidArgument naming what cannot be met (more holders than ranks).
+// copies with one holder, one copy of each expert with more. Of experts that it puts on a rank
+// twice, the second copy is exchanged for another expert's on another rank, at least cost to the
+// balance (where groups are packed onto hosts, on the same host); one for which there is none goes
+// to the hottest expert. What is wanted beyond, and layers whose numbers do not divide, first-fit
+// decreasing places. Ties go to other experts and ranks in each layer. Errors: InvalidArgument
+// naming what cannot be met (more holders than ranks).
 absl::StatusOr<ExpertPlacement> PlanPlacement(const PlacementRequest& request);
 
 }  // namespace shoal

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "coordinator/core/expert_planner.h"
 #include "engine/base/check.h"
 
@@ -244,6 +245,17 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   }
 }
 
+std::vector<int> Membership::Hosts() const {
+  std::map<absl::string_view, int> numbers;
+  std::vector<int> hosts(roster_.world_size(), -1);
+  for (int r = 0; r < roster_.world_size(); ++r) {
+    const Member* member = roster_.At(RankId(r));
+    if (member == nullptr) continue;
+    hosts[r] = numbers.try_emplace(member->host, numbers.size()).first->second;
+  }
+  return hosts;
+}
+
 void Membership::PlanExperts() {
   if (holders_ == 1 && redundant_experts_ == 0 && expert_load_.empty()) {
     auto contiguous = ExpertPlacement::Contiguous(roster_.world_size(), n_routed_experts_);
@@ -256,11 +268,7 @@ void Membership::PlanExperts() {
   request.redundant_experts = redundant_experts_;
   request.n_group = n_group_;
   request.load = expert_load_.empty() ? EqualLoad(n_routed_experts_) : expert_load_;
-  std::map<std::string, int> hosts;  // numbered as they appear
-  for (int r = 0; r < roster_.world_size(); ++r) {
-    const auto host = hosts.try_emplace(roster_.At(RankId(r))->host, hosts.size()).first;
-    request.host_of_rank.push_back(host->second);
-  }
+  request.host_of_rank = Hosts();
   auto planned = PlanPlacement(request);
   SHOAL_CHECK(planned.ok());  // by Validate
   placement_ = std::make_shared<const ExpertPlacement>(*std::move(planned));
@@ -268,12 +276,12 @@ void Membership::PlanExperts() {
 
 void Membership::Recount() {
   if (placement_ == nullptr) return;
-  std::vector<bool> live(roster_.world_size(), false);
-  for (int r = 0; r < roster_.world_size(); ++r) {
-    const Member* member = roster_.At(RankId(r));
-    live[r] = member != nullptr && (announced_ && formed_ ? member->in_epoch : member->loaded);
+  std::vector<int> live_host = Hosts();
+  for (const auto& [id, member] : roster_.members()) {
+    const bool live = announced_ && formed_ ? member.in_epoch : member.loaded;
+    if (member.rank.has_value() && !live) live_host[member.rank->value()] = -1;
   }
-  redundancy_ = CountRedundancy(*placement_, live);
+  redundancy_ = CountRedundancy(*placement_, live_host);
 }
 
 const Member* Membership::MemberAt(RankId rank) const {

@@ -90,6 +90,8 @@ class Membership {
   // Whether the epoch, or what is left of the last one, ends with this member.
   bool CountsFor(const Member& member) const;
   void EndEpoch();
+  // By rank, the host of who holds it, numbered as they appear; -1: nobody does.
+  std::vector<int> Hosts() const;
   void PlanExperts();
   void Recount();
   // Adds those that have not done in time what they were asked.

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "absl/types/span.h"
 #include "engine/config/expert_placement.h"
 
 namespace shoal {
@@ -18,10 +19,12 @@ struct Redundancy {
   // Live holders of the expert that has the fewest, and the most. Zero without experts.
   int least_holders = 0;
   int most_holders = 0;
+  // Hosts of the live holders of the expert that has them on the fewest.
+  int least_hosts = 0;
   std::vector<Rank> ranks;  // of a rank that is not live only `experts` says anything
 };
 
-// `live` by rank.
-Redundancy CountRedundancy(const ExpertPlacement& placement, const std::vector<bool>& live);
+// live_host: by rank, an index of the host it runs on; -1: the rank is not live.
+Redundancy CountRedundancy(const ExpertPlacement& placement, absl::Span<const int> live_host);
 
 }  // namespace shoal

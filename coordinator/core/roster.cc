@@ -2,6 +2,7 @@
 #include "coordinator/core/roster.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -50,7 +51,7 @@ absl::Status Roster::Add(const WorkerJoined& event, absl::Time now) {
 }
 
 bool Roster::GiveRank(Member& member, std::optional<RankId> wanted) {
-  std::optional<RankId> rank = wanted.has_value() ? wanted : MostNeededRank();
+  std::optional<RankId> rank = wanted.has_value() ? wanted : MostNeededRank(member.host);
   if (!rank.has_value()) return true;  // a standby
   Member* displaced = nullptr;
   if (Member* holder = At(*rank)) {
@@ -58,7 +59,8 @@ bool Roster::GiveRank(Member& member, std::optional<RankId> wanted) {
         holder->told || holder->rank_fixed || (holder->wants_rank && !member.rank_fixed);
     if (stays && member.rank_fixed) return false;
     if (stays) {
-      rank = MostNeededRank();  // its wish came too late; any other will do, or waiting for one
+      // Its wish came too late; any other will do, or waiting for one.
+      rank = MostNeededRank(member.host);
       if (!rank.has_value()) return true;
     } else {
       displaced = holder;
@@ -73,9 +75,14 @@ bool Roster::GiveRank(Member& member, std::optional<RankId> wanted) {
   return displaced == nullptr || GiveRank(*displaced, std::nullopt);
 }
 
-std::optional<RankId> Roster::MostNeededRank() const {
+std::optional<RankId> Roster::MostNeededRank(absl::string_view host) const {
   const auto is_free = [&](RankId rank) { return !ranks_[rank.value()].has_value(); };
-  std::vector<std::pair<int, int>> need(ranks_.size());  // experts without a holder, with one
+  std::vector<bool> beside(ranks_.size(), false);  // taken by a worker on `host`
+  for (const auto& [id, member] : members_) {
+    if (member.rank.has_value()) beside[member.rank->value()] = member.host == host;
+  }
+  // Experts without a holder, with one, with one on another host.
+  std::vector<std::array<int, 3>> need(ranks_.size());
   const int layers = placement_ == nullptr ? 0 : placement_->layers();
   for (int layer = 0; layer < layers; ++layer) {
     for (int expert = 0; expert < placement_->n_routed_experts(layer); ++expert) {
@@ -83,8 +90,14 @@ std::optional<RankId> Roster::MostNeededRank() const {
       const auto free = std::count_if(holders.begin(), holders.end(), is_free);
       const auto taken = static_cast<int64_t>(holders.size()) - free;
       if (free == 0 || taken > 1) continue;
-      for (const RankId rank : holders)
-        ++(taken == 0 ? need[rank.value()].first : need[rank.value()].second);
+      const bool elsewhere =
+          taken == 1 && std::none_of(holders.begin(), holders.end(),
+                                     [&](RankId rank) { return beside[rank.value()]; });
+      for (const RankId rank : holders) {
+        need[rank.value()][0] += taken == 0 ? 1 : 0;
+        need[rank.value()][1] += taken == 1 ? 1 : 0;
+        need[rank.value()][2] += elsewhere ? 1 : 0;
+      }
     }
   }
   std::optional<RankId> best;

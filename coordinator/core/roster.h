@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "coordinator/core/events.h"
 #include "engine/config/expert_placement.h"
@@ -74,9 +75,10 @@ class Roster {
  private:
   // False: the rank it must have is taken.
   bool GiveRank(Member& member, std::optional<RankId> wanted);
-  // Of the free ranks: the one with the most experts that no taken rank holds, then with the most that
-  // a single one holds, then the lowest.
-  std::optional<RankId> MostNeededRank() const;
+  // Of the free ranks, for a worker on `host`: the one with the most experts that no taken rank
+  // holds, then with the most that a single one holds, then with the most of these whose holder is
+  // on another host, then the lowest.
+  std::optional<RankId> MostNeededRank(absl::string_view host) const;
 
   std::map<WorkerId, Member> members_;  // standbys too
   std::vector<std::optional<WorkerId>> ranks_;

@@ -2,6 +2,7 @@
 // `shoal status ADDR`: a cluster at a glance. Programs ask GET /cluster, as this does.
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 
 #include "absl/strings/match.h"
@@ -19,14 +20,29 @@ namespace {
 
 using Json = nlohmann::json;
 
+// Hosts of the workers that are here.
+size_t CountHosts(const Json& cluster) {
+  std::set<std::string> hosts;
+  for (const Json& worker : cluster.value("workers", Json::array())) {
+    if (worker.value("state", std::string()) != "gone") {
+      hosts.insert(worker.value("host", std::string()));
+    }
+  }
+  return hosts.size();
+}
+
 // How far the cluster is from losing an expert.
 void PrintSafety(const Json& cluster) {
   const Json holders = cluster.value("holders", Json::object());
   const int64_t least = holders.value("least", int64_t{0});
   const int64_t most = holders.value("most", int64_t{0});
-  absl::PrintF("every expert is held by %d%s worker%s%s\n\n", least,
+  absl::PrintF("every expert is held by %d%s worker%s%s\n", least,
                most == least ? "" : absl::StrCat(" to ", most), most == 1 ? "" : "s",
                least >= 2 ? ": any one may die" : "");
+  if (least >= 2 && holders.value("least_hosts", int64_t{0}) == 1 && CountHosts(cluster) > 1) {
+    absl::PrintF("some experts are held on one host only: requests would pause if it died\n");
+  }
+  absl::PrintF("\n");
   const std::string paused = cluster.value("paused", std::string());
   if (!paused.empty()) absl::PrintF("PAUSED, requests wait: %s\n\n", paused);
 }

@@ -2,6 +2,7 @@
 """Shows that real processes make one cluster: the same bits however many there are and whatever joins them, deaths that
 are noticed and mended, no process left behind, and one clear line for whatever cannot be. Everything runs on loopback."""
 
+import http.server
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -491,6 +493,36 @@ def test_status_is_a_table_for_people():
             for rank, pid in enumerate(cluster.worker_pids()):
                 row = next(line for line in out.splitlines() if str(pid) in line)
                 assert row.split()[:2] == [str(rank), "serving"]
+
+
+def test_status_warns_of_experts_that_are_on_one_host_only():
+    state = {"serving": True, "epoch": 3, "holders": {"least": 2, "most": 2, "least_hosts": 1},
+             "workers": [{"rank": rank, "state": "serving", "host": f"host{rank}"} for rank in range(2)]}
+
+    class Cluster(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(state).encode())
+
+    def status():
+        server = http.server.HTTPServer(("127.0.0.1", 0), Cluster)
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        code, out, err = run("status", f"127.0.0.1:{server.server_port}")
+        thread.join()
+        server.server_close()
+        assert code == 0 and "held by 2 workers: any one may die" in out, err
+        return out
+
+    warning = "requests would pause if it died"
+    assert warning in status()
+    state["holders"]["least_hosts"] = 2
+    assert warning not in status()
+    # With a single host there is nothing better to have.
+    state["holders"]["least_hosts"] = 1
+    state["workers"][1]["host"] = "host0"
+    assert warning not in status()
 
 
 # --- Mutual TLS -------------------------------------------------------------------------------------------------------

@@ -510,7 +510,7 @@ def test_redundant_experts_are_further_copies():
     with Serve("--holders", 2, "--redundant-experts", 3, workers=3) as cluster:
         state = cluster.cluster()
         assert sum(worker["experts"] for worker in state["workers"]) == layers * (2 * experts + 3)
-        assert state["holders"] == {"least": 2, "most": 3}
+        assert state["holders"] == {"least": 2, "most": 3, "least_hosts": 1}
         complete(cluster.url)
 
 
@@ -543,6 +543,6 @@ def test_status_tells_what_a_death_would_cost_and_what_the_last_one_did():
         metrics.request("GET", "/metrics")
         text = metrics.getresponse().read().decode()
         for name in ('shoal_waiting_seconds{', 'phase="dispatch"', 'shoal_rank_straggler{', 'shoal_expert_holders_least',
-                     'shoal_worker_death_tokens{', 'shoal_last_recovery_seconds{'):
+                     'shoal_expert_hosts_least', 'shoal_worker_death_tokens{', 'shoal_last_recovery_seconds{'):
             assert name in text, name
         assert get_json(cluster.url, "/cluster")["holders"]["least"] == 2

@@ -48,6 +48,9 @@ class FakeCluster : public ClusterPort {
     snapshot.epoch = Epoch(3);
     snapshot.serving = serving;
     snapshot.paused = paused;
+    snapshot.least_holders = 2;
+    snapshot.most_holders = 4;
+    snapshot.least_hosts = 1;
     snapshot.requests_running = static_cast<int64_t>(running_.size());
     WorkerSnapshot worker;
     worker.host = "localhost";

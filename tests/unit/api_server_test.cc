@@ -390,6 +390,7 @@ TEST_F(ApiServerTest, ServesTheOtherPaths) {
             json({{"load", {json::array(), {7, 0, 12}}}}));
   const json cluster = Ask("GET", "/cluster").value();
   EXPECT_EQ(cluster["epoch"], 3);
+  EXPECT_EQ(cluster["holders"], json({{"least", 2}, {"most", 4}, {"least_hosts", 1}}));
   const json worker = {
       {"rank", 0},          {"pid", 4711},      {"host", "localhost"}, {"state", "serving"},
       {"experts", 80},      {"blocks_used", 0}, {"blocks_total", 100}, {"running_sequences", 0},

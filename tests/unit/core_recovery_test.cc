@@ -5,6 +5,8 @@
 // between two steps, and operators are told how long each phase took and what the next death would
 // cost.
 #include <set>
+#include <string>
+#include <utility>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -463,6 +465,49 @@ TEST(CoreRecovery, ANewcomerTakesTheRankThatEndsThePause) {
   EXPECT_EQ(t.Snapshot().paused, "");
   // Rank 2 would give second holders to seven experts, rank 0 to one.
   EXPECT_THAT(t.Join(6), ElementsAre("load w6 rank 2"));
+}
+
+// Four ranks, in turn on hosts "a" and "b"; experts 0 to 3 on ranks 0 and 1, the others on 2 and 3.
+CoreConfig OnTwoHosts() {
+  CoreConfig config = Transcript::Small(4);
+  const std::vector<RankId> lower = {RankId(0), RankId(1)}, upper = {RankId(2), RankId(3)};
+  auto placement =
+      ExpertPlacement::Create(4, {{}, {lower, lower, lower, lower, upper, upper, upper, upper}});
+  config.placement = std::make_shared<const ExpertPlacement>(*std::move(placement));
+  return config;
+}
+
+Lines JoinOn(Transcript& t, const std::string& host, int64_t worker,
+             std::optional<RankId> rank = std::nullopt) {
+  return t.Do(WorkerJoined{WorkerId(worker), host, 1, 100, rank});
+}
+
+TEST(CoreRecovery, OperatorsSeeHoldersThatShareAHost) {
+  Transcript t(OnTwoHosts());
+  for (int r = 0; r < 4; ++r) JoinOn(t, r % 2 == 0 ? "a" : "b", r + 1, RankId(r));
+  for (int worker = 1; worker <= 4; ++worker) t.Ready(worker, 1);
+  EXPECT_EQ(t.Snapshot().least_holders, 2);
+  EXPECT_EQ(t.Snapshot().least_hosts, 2);
+  t.Lose(1);
+  for (const int worker : {2, 3, 4}) t.Ready(worker, 2);
+  EXPECT_EQ(t.Snapshot().least_holders, 1);
+  EXPECT_EQ(t.Snapshot().least_hosts, 1);
+  JoinOn(t, "b", 5);  // the only free rank, whose experts are on host "b"
+  t.Loaded(5);
+  for (const int worker : {2, 3, 4, 5}) t.Ready(worker, 3);
+  EXPECT_EQ(t.Snapshot().least_holders, 2);
+  EXPECT_EQ(t.Snapshot().least_hosts, 1);
+}
+
+TEST(CoreRecovery, ANewcomerTakesTheRankWhoseExpertsAreOnAnotherHost) {
+  for (const auto& [host, rank] : {std::pair("a", 0), {"b", 3}}) {
+    Transcript t(OnTwoHosts());
+    for (int r = 0; r < 4; ++r) JoinOn(t, r % 2 == 0 ? "a" : "b", r + 1, RankId(r));
+    for (int worker = 1; worker <= 4; ++worker) t.Ready(worker, 1);
+    t.Lose(1);
+    t.Lose(4);  // host "b" has the other holders of rank 0's experts, "a" those of rank 3's
+    EXPECT_THAT(JoinOn(t, host, 5), ElementsAre(absl::StrCat("load w5 rank ", rank)));
+  }
 }
 
 TEST(CoreRecovery, HoldersGoToDifferentHosts) {

@@ -2,6 +2,7 @@
 // Shows that no request is lost and no token changed whatever goes wrong: 2,000 seeded worlds
 // (coordinator/sim) of clients, the real core, real workers and faults, with all invariants checked after
 // every event. A failure prints its seed and the end of its trace. SHOAL_SEED=n runs world n alone.
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -96,6 +97,16 @@ TEST(Sim, ASeedGivesTheSameWorldTwice) {
     ASSERT_EQ(silent.digest(), traced.digest());
     ASSERT_TRUE(silent.trace().empty());
   }
+}
+
+TEST(Sim, TheLastSeedIsOneToo) {
+  CampaignOptions options;
+  options.last = UINT64_MAX;
+  options.first = options.last - 3;
+  options.threads = 8;
+  const CampaignResult result = RunCampaign(options);
+  EXPECT_EQ(result.worlds, 4);
+  EXPECT_TRUE(result.failures.empty());
 }
 
 }  // namespace

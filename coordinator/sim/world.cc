@@ -22,6 +22,48 @@ bool IsRoutine(const Event& event) {
   return std::holds_alternative<Heartbeat>(event) || std::holds_alternative<shoal::Tick>(event);
 }
 
+// How hot each expert is thought to be; nothing of it need be true.
+std::vector<float> DrawLoad(Random& random, int experts) {
+  const uint64_t kind = random.Below(4);
+  std::vector<float> load;
+  for (int e = 0; e < experts; ++e) {
+    switch (kind) {
+      case 0:
+        load.push_back(7.0f);
+        break;
+      case 1:
+        load.push_back(1000.0f / static_cast<float>((e + 1) * (e + 1)));
+        break;
+      case 2:  // some have never been chosen
+        load.push_back(random.Chance(50) ? 0.0f : static_cast<float>(random.Below(1000)));
+        break;
+      default:  // none has
+        load.push_back(0.0f);
+    }
+  }
+  return load;
+}
+
+// Experts, their groups and loads. Fewer experts than workers only where copies are planned.
+void DrawExperts(uint64_t seed, WorldPlan& plan) {
+  Random random(seed, 1);
+  const bool few = random.Chance(15) && plan.core.holders + plan.core.redundant_experts > 1;
+  const int experts = few ? 2 + static_cast<int>(random.Below(3)) : std::max(8, plan.core.workers);
+  plan.shape.experts = experts;
+  plan.core.n_routed_experts = MakeModelConfig(plan.shape).RoutedExperts();
+  if (random.Chance(50)) {
+    do {
+      plan.core.n_group = 1 + static_cast<int>(random.Below(static_cast<uint64_t>(experts)));
+    } while (experts % plan.core.n_group != 0);
+  }
+  if (random.Chance(40)) {
+    for (const int of_layer : plan.core.n_routed_experts) {
+      plan.core.expert_load.push_back(DrawLoad(random, of_layer));
+    }
+  }
+  plan.even_hosts = random.Chance(50);
+}
+
 }  // namespace
 
 WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
@@ -33,7 +75,6 @@ WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
   if (options.holders > 0) plan.core.holders = std::min(options.holders, plan.core.workers);
   plan.core.redundant_experts = random.Chance(30) ? static_cast<int>(random.Below(6)) : 0;
   plan.shape.moe_layers = 1 + static_cast<int>(random.Below(2));
-  plan.shape.experts = std::max(8, plan.core.workers);
   plan.shape.skew = random.Chance(30) ? 1.0 : 0.0;
   plan.core.block_tokens = 1 << random.Below(4);
   plan.core.max_context = 20 + static_cast<int64_t>(random.Below(40));
@@ -44,7 +85,7 @@ WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
   plan.core.prefix_cache = random.Chance(80);
   plan.core.step_timeout = random.Between(absl::Milliseconds(600), absl::Seconds(3));
   plan.core.loading_timeout = absl::Seconds(8);
-  plan.core.n_routed_experts = MakeModelConfig(plan.shape).RoutedExperts();
+  DrawExperts(seed, plan);
   plan.network.most_delay = random.Chance(70) ? absl::Microseconds(200) : absl::Milliseconds(3);
   plan.network.loud_deaths_percent = random.Chance(70) ? 90 : 0;
   plan.network.bytes_per_s = random.Chance(20) ? 10e6 : 0;
@@ -92,7 +133,8 @@ void World::Note(const std::function<std::string()>& line) {
 
 void World::Begin() {
   for (int i = 0; i < plan_.core.workers; ++i) {
-    StartProcess(static_cast<int>(fault_random_.Below(plan_.hosts)));
+    StartProcess(plan_.even_hosts ? i % plan_.hosts
+                                  : static_cast<int>(fault_random_.Below(plan_.hosts)));
   }
   timeline_.After(kTick, [this] { Tick(); });
 }

@@ -41,6 +41,7 @@ struct WorldPlan {
   absl::Duration load_time = absl::Milliseconds(100);
   absl::Duration step_time = absl::Microseconds(300);
   int hosts = 3;
+  bool even_hosts = false;  // as many workers on each as on any other, if the numbers divide
 };
 WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options);
 

@@ -2,6 +2,7 @@
 // Shows that no request is lost and no token changed whatever goes wrong: 2,000 seeded worlds
 // (coordinator/sim) of clients, the real core, real workers and faults, with all invariants checked after
 // every event. A failure prints its seed and the end of its trace. SHOAL_SEED=n runs world n alone.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -80,6 +81,30 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
   EXPECT_GT(sum.stale_events, 5 * worlds);
   EXPECT_GT(sum.preemptions, worlds);
   EXPECT_GT(sum.cache_hits, 10 * worlds);
+}
+
+TEST(Sim, ExpertsOfAllKindsAreDrawn) {
+  int grouped = 0;
+  int loaded = 0;
+  int cold = 0;  // experts without any load
+  int few = 0;   // experts, for so many workers
+  int hierarchical = 0;
+  for (uint64_t seed = 1; seed <= 2000; ++seed) {
+    const WorldPlan plan = DrawPlan(seed, {});
+    ASSERT_TRUE(Validate(plan.core).ok()) << "seed " << seed;
+    const std::vector<std::vector<float>>& load = plan.core.expert_load;
+    const bool even = plan.even_hosts && plan.hosts > 1 && plan.core.workers % plan.hosts == 0;
+    grouped += plan.core.n_group > 1;
+    loaded += !load.empty();
+    cold += !load.empty() && std::count(load[1].begin(), load[1].end(), 0.0f) > 0;
+    few += plan.shape.experts < plan.core.workers;
+    hierarchical += even && plan.core.n_group % plan.hosts == 0;
+  }
+  EXPECT_GT(grouped, 500);
+  EXPECT_GT(loaded, 500);
+  EXPECT_GT(cold, 200);
+  EXPECT_GT(few, 20);
+  EXPECT_GT(hierarchical, 30);
 }
 
 TEST(Sim, ASeedGivesTheSameWorldTwice) {

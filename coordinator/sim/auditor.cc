@@ -79,11 +79,17 @@ void Auditor::Before(const Event& event, absl::Time now) {
     const auto found = connected_.find(loaded->worker);
     if (found != connected_.end()) found->second.holds = true;
   } else if (const auto* ready = std::get_if<WorkerReady>(&event)) {
+    const auto found = connected_.find(ready->worker);
+    if (found != connected_.end()) found->second.ready = ready->epoch;
     if (stale_) return;
-    connected_.at(ready->worker).holds = true;
+    found->second.holds = true;
     ready_.insert(ready->worker);
     if (static_cast<int>(ready_.size()) == config_.workers) formed_ = true;
   } else if (const auto* done = std::get_if<StepDone>(&event)) {
+    const auto found = connected_.find(done->worker);
+    if (found != connected_.end() && found->second.ready != done->epoch) {
+      Problem("a worker runs a step of another epoch than it is ready for");
+    }
     if (!stale_) NoteReport(*done);
   }
 }

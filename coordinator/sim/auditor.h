@@ -88,6 +88,7 @@ class Auditor {
     int64_t blocks = 0;
     std::optional<RankId> rank;  // as told
     bool holds = false;          // has reported to hold its experts
+    Epoch ready;                 // the last one it was ready for
   };
   struct StepCheck {
     int plans = 0;

@@ -39,6 +39,7 @@ struct Switchboard::Stream {
   uint64_t boot_nonce = 0;
   int64_t load_serial = 0;
   std::shared_ptr<const ExpertPlacement> told_placement;
+  std::shared_ptr<proto::CoordinatorMessage> last_plan;
   bool closed = false;
   bool lost_up = false;  // what is under way to the coordinator does not arrive
 };
@@ -266,6 +267,12 @@ void Switchboard::Execute(const AssignRank& command) {
   message->mutable_assign_rank()->mutable_host_of_rank()->Add(host_of_rank.begin(),
                                                               host_of_rank.end());
   SendDown(command.worker, std::move(message));
+  if (worker->second->last_plan == nullptr || !random_.Chance(10)) return;
+  // A plan of the epoch that is over is heard once more, in the new one.
+  timeline_.After(random_.Between(absl::ZeroDuration(), absl::Milliseconds(5)),
+                  [this, id = command.worker, plan = worker->second->last_plan] {
+                    SendDown(id, std::make_shared<proto::CoordinatorMessage>(*plan));
+                  });
 }
 
 void Switchboard::Execute(const LoadExperts& command) {
@@ -280,6 +287,10 @@ void Switchboard::Execute(const LoadExperts& command) {
 void Switchboard::Execute(const SendPlan& command) {
   auto message = std::make_shared<proto::CoordinatorMessage>();
   ToProto(command.plan, *message->mutable_step_plan());
+  const auto found = joined_.find(command.worker);
+  if (found != joined_.end() && random_.Chance(20)) {
+    found->second->last_plan = std::make_shared<proto::CoordinatorMessage>(*message);
+  }
   SendDown(command.worker, std::move(message));
 }
 

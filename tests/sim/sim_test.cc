@@ -124,6 +124,25 @@ TEST(Sim, ASeedGivesTheSameWorldTwice) {
   }
 }
 
+// Nobody can load in the time given for it: whoever is evicted for that has done nothing wrong.
+TEST(Sim, AFailureIsTheSameTwice) {
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    WorldPlan plan = DrawPlan(seed, {});
+    plan.peaceful = true;
+    plan.core.loading_timeout = absl::Microseconds(1);
+    World once(seed, plan, /*trace=*/true);
+    World again(seed, plan, /*trace=*/true);
+    World silent(seed, plan, /*trace=*/false);
+    for (World* world : {&once, &again, &silent}) world->Run();
+    ASSERT_FALSE(once.problems.empty());
+    EXPECT_NE(once.problems[0].find("evicted for nothing"), std::string::npos) << once.problems[0];
+    EXPECT_EQ(once.problems, again.problems);
+    EXPECT_EQ(once.problems, silent.problems);
+    EXPECT_EQ(once.trace(), again.trace());
+    EXPECT_EQ(once.digest(), silent.digest());
+  }
+}
+
 TEST(Sim, TheLastSeedIsOneToo) {
   CampaignOptions options;
   options.last = UINT64_MAX;

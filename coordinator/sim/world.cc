@@ -181,7 +181,7 @@ void World::Settle() {
   Note([] { return std::string("-- nothing goes wrong any more"); });
   settling_ = true;
   settle_limit_ = now() + kSettleTime;
-  network_.Partition({}, absl::InfinitePast());
+  network_.Partition({}, /*from_coordinator=*/true, absl::InfinitePast());
   for (const std::unique_ptr<Process>& process : processes_) {
     if (process->dead()) continue;
     process->SetSlowness(1);

@@ -138,12 +138,17 @@ void World::BreakSomething() {
     case 7: {
       Process* const other = AnyProcess();
       if (other == process) break;
-      const bool silent = fault_random_.Chance(40);
+      using Loss = Network::Loss;
+      const Loss loss = fault_random_.Chance(55)   ? Loss::kNoticed
+                        : fault_random_.Chance(50) ? Loss::kSilent
+                                                   : Loss::kOneWay;
       Note([&] {
-        return absl::StrCat("-- the link between processes ", process->options().number, " and ",
-                            other->options().number, silent ? " loses everything" : " breaks");
+        return absl::StrCat("-- the link ", loss == Loss::kOneWay ? "from" : "between",
+                            " processes ", process->options().number, " and ",
+                            other->options().number,
+                            loss == Loss::kNoticed ? " breaks" : " loses everything");
       });
-      network_.Cut(*process, *other, silent);
+      network_.Cut(*process, *other, loss);
       break;
     }
     case 8: {
@@ -151,8 +156,14 @@ void World::BreakSomething() {
       for (int host = 0; host < plan_.hosts; ++host) {
         if (fault_random_.Chance(40)) cut_off.push_back(host);
       }
-      Note([&] { return absl::StrCat("-- ", cut_off.size(), " hosts are cut off"); });
-      network_.Partition(std::move(cut_off), now() + later);
+      const bool from_coordinator = fault_random_.Chance(65);
+      const absl::Duration time = fault_random_.Chance(80) ? later : 5 * later;
+      Note([&] {
+        return absl::StrCat("-- ", cut_off.size(), " hosts are cut off",
+                            from_coordinator ? "" : " from the others, not from the coordinator",
+                            " for ", absl::FormatDuration(time));
+      });
+      network_.Partition(std::move(cut_off), from_coordinator, now() + time);
       break;
     }
     case 9:

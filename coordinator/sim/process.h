@@ -46,12 +46,14 @@ class Process final : public WorkerEnvironment {
 
   // SIGKILL: nothing it does from now on can be seen.
   void Kill();
+  // SIGTERM: it leaves in good order.
+  void Terminate();
   // SIGSTOP and SIGCONT.
   void Pause();
   void Continue();
   // Everything it computes takes so many times as long.
   void SetSlowness(double factor) { slowness_ = factor; }
-  // Its next computation fails.
+  // Its next computation, or what it is loading, fails.
   void BreakDevice() { device_broken_ = true; }
 
   bool dead() const { return dead_; }

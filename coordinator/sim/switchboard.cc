@@ -345,7 +345,11 @@ void Switchboard::Died(const Process& process) {
 void Switchboard::Cut(const Process& process) {
   for (const std::shared_ptr<Stream>& stream : streams_) {
     if (stream->process != &process || stream->given_up) continue;
-    Break(stream, random_.Chance(50));
+    if (random_.Chance(30)) {
+      stream->lost_up = true;  // the coordinator learns it from silence, or when the worker dials anew
+    } else {
+      Break(stream, random_.Chance(50));
+    }
     EndAtWorker(stream, absl::UnavailableError("connection reset"));
   }
 }

@@ -95,6 +95,7 @@ WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
   plan.load_time = random.Between(absl::Milliseconds(5), absl::Milliseconds(800));
   plan.step_time = random.Between(absl::Microseconds(200), absl::Milliseconds(4));
   plan.hosts = 1 + static_cast<int>(random.Below(4));
+  if (random.Chance(10)) plan.drain = random.Between(absl::ZeroDuration(), plan.busy_time);
   return plan;
 }
 
@@ -152,6 +153,7 @@ void World::Run() {
   requests_left_ = plan_.requests;
   timeline_.After(absl::ZeroDuration(), [this] { NextRequest(); });
   timeline_.After(absl::Milliseconds(20), [this] { NextFault(); });
+  if (plan_.drain < plan_.busy_time) timeline_.After(plan_.drain, [this] { Post(DrainStarted{}); });
   timeline_.After(plan_.busy_time, [this] { Settle(); });
   while (problems.empty() && !settled_ && timeline_.RunNext()) {
   }
@@ -188,8 +190,7 @@ void World::Settle() {
     process->Continue();
   }
   for (int live = LiveProcesses(); live < plan_.core.workers; ++live) StartProcess(0);
-  drains_ = random_.Chance(30);
-  if (drains_) Post(DrainStarted{});
+  if (random_.Chance(30)) Post(DrainStarted{});
 }
 
 void World::CheckWhetherSettled() {

@@ -40,6 +40,7 @@ struct WorldPlan {
   int requests = 30;
   absl::Duration load_time = absl::Milliseconds(100);
   absl::Duration step_time = absl::Microseconds(300);
+  absl::Duration drain = absl::InfiniteDuration();  // so long after the beginning
   int hosts = 3;
   bool even_hosts = false;  // as many workers on each as on any other, if the numbers divide
 };
@@ -109,6 +110,8 @@ class World {
   void ForgeSomething();
   void ForgeReport(WorkerId worker);
   void ForgeRequest();
+  // A new process in the place of one that is over, on its host or on another one.
+  void StartAnew(int host);
   Process* AnyProcess();
   WorkerId AnyWorker();
   int LiveProcesses() const;
@@ -131,7 +134,6 @@ class World {
   int64_t last_request_ = 0;
   int requests_left_ = 0;
   bool settling_ = false;
-  bool drains_ = false;
   bool settled_ = false;
   bool calm_ = true;  // nothing has gone wrong so far
   absl::Time settle_limit_;

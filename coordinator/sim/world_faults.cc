@@ -43,10 +43,14 @@ void World::StartProcess(int host) {
         });
         processes_[index]->Kill();
         timeline_.After(fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(200)),
-                        [this, host] {
-                          if (LiveProcesses() < plan_.core.workers) StartProcess(host);
-                        });
+                        [this, host] { StartAnew(host); });
       }));
+}
+
+void World::StartAnew(int host) {
+  if (LiveProcesses() >= plan_.core.workers) return;
+  StartProcess(fault_random_.Chance(75) ? host
+                                        : static_cast<int>(fault_random_.Below(plan_.hosts)));
 }
 
 void World::Kill(int rank) {
@@ -97,7 +101,7 @@ void World::BreakSomething() {
   if (process == nullptr) return StartProcess(0);
   const absl::Duration later =
       fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(900));
-  switch (fault_random_.Below(12)) {
+  switch (fault_random_.Below(13)) {
     case 0:  // dies; sometimes another one with it, or a little later
     case 1:
     case 2: {
@@ -109,9 +113,7 @@ void World::BreakSomething() {
         if (fault_random_.Chance(25)) return;  // for good
         timeline_.After(
             fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(500)),
-            [this, host = victim.options().host] {
-              if (LiveProcesses() < plan_.core.workers) StartProcess(host);
-            });
+            [this, host = victim.options().host] { StartAnew(host); });
       };
       die(*process);
       Process* const other = AnyProcess();
@@ -175,6 +177,10 @@ void World::BreakSomething() {
       note(*process, "loses its device");
       process->BreakDevice();
       break;
+    case 11:
+      note(*process, "is asked to leave");
+      process->Terminate();
+      break;
     default:
       if (fault_random_.Chance(50)) {
         if (LiveProcesses() < plan_.core.workers + 2) StartProcess(0);  // a standby
@@ -203,7 +209,7 @@ void World::ForgeSomething() {
   }
   const WorkerId stranger(1'000'000 + static_cast<int64_t>(fault_random_.Below(9)));
   const WorkerId worker = fault_random_.Chance(70) ? AnyWorker() : stranger;
-  switch (fault_random_.Below(9)) {
+  switch (fault_random_.Below(10)) {
     case 0:
       return TellNonsense(WorkerLost{stranger, "who?"});
     case 1:
@@ -239,6 +245,14 @@ void World::ForgeSomething() {
     case 7:  // not asked, or said before
       if (auditor_.formed() && auditor_.IsConnected(worker) && !auditor_.IsMember(worker)) return;
       return TellNonsense(WorkerLoaded{worker});
+    case 8: {  // who is here already
+      if (!auditor_.IsConnected(worker)) return;
+      WorkerJoined joined;
+      joined.worker = worker;
+      joined.cache_blocks = 1 + static_cast<int64_t>(fault_random_.Below(40));
+      joined.last_epoch = Epoch(auditor_.epoch().value() + 7);
+      return TellNonsense(joined);
+    }
     default:
       return ForgeRequest();
   }

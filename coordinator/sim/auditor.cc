@@ -255,7 +255,12 @@ void Auditor::CheckEnd(const Client& client, const Choice& choice, const Emit& e
       return;
     case FinishReason::kError: {
       ++counts_.failed;
-      if (absl::IsDeadlineExceeded(emit.error)) {
+      if (absl::IsInternal(emit.error)) {
+        if (emit.finish != choice.reference.finish ||
+            choice.said != choice.reference.tokens.size()) {
+          Problem(absl::StrCat("request ", emit.request.value(), " failed: ", emit.error.ToString()));
+        }
+      } else if (absl::IsDeadlineExceeded(emit.error)) {
         if (client.request.deadline > now_) Problem("failed before its deadline");
       } else if (absl::IsInvalidArgument(emit.error) ||
                  absl::StrContains(emit.error.message(), "less memory")) {

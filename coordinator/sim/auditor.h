@@ -21,7 +21,7 @@ namespace shoal::sim {
 struct WorldCounts {
   int64_t finished = 0;        // choices
   int64_t survived = 0;        // of them, those during which an epoch ended
-  int64_t failed = 0;          // by their deadline, or having become too large
+  int64_t failed = 0;          // by their deadline, too large, logits that are no numbers
   int64_t cancelled = 0;
   int64_t rejected = 0;        // requests
   int64_t epochs = 0;          // after the first

@@ -29,6 +29,8 @@ struct SimModelShape {
   int64_t max_context = 64;
   // 0: all experts are equally popular. Larger: the i-th is chosen with a weight of (i + 1)^-skew.
   double skew = 0;
+  // Of so many rows one has logits that are no numbers, always the same ones; 0: none.
+  uint64_t overflow_one_in = 0;
 };
 
 // What the coordinator and the workers must know of it.
@@ -43,7 +45,7 @@ std::unique_ptr<Model> MakeSimModel(const SimModelShape& shape, const ExpertPlac
                                     const ModelOptions& options, Exchange& exchange,
                                     ComputeHook compute);
 
-// What a choice must say: computed alone, on no cluster.
+// What a choice must say: computed alone, on no cluster. kError: its logits are no numbers from there on.
 struct Reference {
   std::vector<int32_t> tokens;
   std::vector<TokenLogprobs> logprobs;

@@ -76,6 +76,7 @@ WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
   plan.core.redundant_experts = random.Chance(30) ? static_cast<int>(random.Below(6)) : 0;
   plan.shape.moe_layers = 1 + static_cast<int>(random.Below(2));
   plan.shape.skew = random.Chance(30) ? 1.0 : 0.0;
+  plan.shape.overflow_one_in = random.Chance(25) ? 200 : 0;
   plan.core.block_tokens = 1 << random.Below(4);
   plan.core.max_context = 20 + static_cast<int64_t>(random.Below(40));
   plan.shape.max_context = plan.core.max_context;

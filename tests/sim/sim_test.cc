@@ -60,7 +60,7 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
   print("choices finished", sum.finished);
   print("of them during a change of epoch", sum.survived);
   print("choices cancelled", sum.cancelled);
-  print("choices failed (deadline, too large)", sum.failed);
+  print("choices failed (deadline, too large, no numbers)", sum.failed);
   print("requests rejected", sum.rejected);
   print("preemptions", sum.preemptions);
   print("tokens from prefix caches", sum.cache_hits);

@@ -19,6 +19,7 @@ void WorldCounts::Add(const WorldCounts& other) {
   rejected += other.rejected;
   epochs += other.epochs;
   deaths += other.deaths;
+  restarts += other.restarts;
   losses += other.losses;
   false_alarms += other.false_alarms;
   pauses += other.pauses;

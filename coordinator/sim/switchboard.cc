@@ -354,4 +354,11 @@ void Switchboard::Cut(const Process& process) {
   }
 }
 
+void Switchboard::CoordinatorDied() {
+  joined_.clear();
+  for (const std::shared_ptr<Stream>& stream : streams_) {
+    if (!stream->closed) Close(stream, absl::UnavailableError("connection reset"));
+  }
+}
+
 }  // namespace shoal::sim

@@ -44,6 +44,8 @@ class Switchboard {
   // Its streams break; what it had sent may still arrive.
   void Died(const Process& process);
   void Cut(const Process& process);
+  // All streams break; what they had sent up is not heard.
+  void CoordinatorDied();
 
   // By which process a worker is; null if it is not connected.
   Process* Find(WorkerId worker) const;

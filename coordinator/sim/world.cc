@@ -108,8 +108,8 @@ World::World(uint64_t seed, const WorldPlan& plan, bool trace)
       fault_random_(seed, 11),
       network_(plan.network, seed, timeline_),
       switchboard_(seed, timeline_, network_, [this](Event event) { Post(std::move(event)); }),
-      core_(Core::Create(plan.core)),
-      auditor_(plan.core, plan.shape, counts, problems) {
+      core_(Core::Create(plan.core)) {
+  auditor_.emplace(plan.core, plan.shape, counts, problems);
   for (int i = 0; i < 3; ++i) {
     std::vector<int32_t>& prompt = shared_prompts_.emplace_back();
     for (uint64_t t = random_.Below(30); t > 0; --t) {
@@ -160,15 +160,19 @@ void World::Run() {
   }
   if (problems.empty()) {
     const ClusterSnapshot snapshot = Snapshot();
-    auditor_.CheckSettled(snapshot);
+    auditor_->CheckSettled(snapshot);
     std::vector<Command> commands;
     core_->Step(shoal::Tick{}, now(), commands);
     if (!commands.empty()) Problem("an idle cluster was told something");
   }
+  CountWhatTheCoreCounts();
+}
+
+void World::CountWhatTheCoreCounts() {
   const ClusterSnapshot snapshot = Snapshot();
-  counts.preemptions = snapshot.preemptions;
-  counts.cache_hits = snapshot.prefix_cache_hits;
-  counts.steps = snapshot.steps;
+  counts.preemptions += snapshot.preemptions;
+  counts.cache_hits += snapshot.prefix_cache_hits;
+  counts.steps += snapshot.steps;
 }
 
 void World::Tick() {
@@ -195,7 +199,7 @@ void World::Settle() {
 }
 
 void World::CheckWhetherSettled() {
-  const std::string unsettled = auditor_.Unsettled(Snapshot());
+  const std::string unsettled = auditor_->Unsettled(Snapshot());
   settled_ = unsettled.empty();
   if (!settled_ && now() > settle_limit_) Problem("no end in sight: " + unsettled);
 }
@@ -217,7 +221,7 @@ void World::Post(Event event) {
 void World::Tell(const Event& event) {
   if (!problems.empty()) return;
   if (!IsRoutine(event)) Note([&] { return Describe(event); });
-  auditor_.Before(event, now());
+  auditor_->Before(event, now());
   std::vector<Command> commands;
   absl::Duration cpu;
   if (core_thread_ == nullptr) {
@@ -229,13 +233,13 @@ void World::Tell(const Event& event) {
   for (const Command& command : commands) {
     Note([&] { return "    " + Describe(command); });
   }
-  auditor_.After(event, commands, calm_);
+  auditor_->After(event, commands, calm_);
   if (observer_) observer_({event, commands, cpu});
   for (const Command& command : commands) Execute(command);
   const bool large = plan_.core.workers > 16;
   if (large ? std::holds_alternative<shoal::Tick>(event) && counts.events % 16 == 0
             : !commands.empty() || counts.events % 8 == 0) {
-    auditor_.CheckSnapshot(Snapshot());
+    auditor_->CheckSnapshot(Snapshot());
   }
 }
 
@@ -244,7 +248,7 @@ void World::TellNonsense(const Event& event) {
   Note([&] { return "(nonsense) " + Describe(event); });
   std::vector<Command> commands;
   core_->Step(event, now(), commands);
-  auditor_.HadNoEffect(event, commands);
+  auditor_->HadNoEffect(event, commands);
 }
 
 void World::Execute(const Command& command) {
@@ -326,13 +330,13 @@ Request World::DrawRequest() {
 void World::Arrive(Request request) { Post(RequestArrived{std::move(request)}); }
 
 void World::CancelOne() {
-  const std::vector<RequestId> live = auditor_.LiveRequests();
+  const std::vector<RequestId> live = auditor_->LiveRequests();
   if (live.empty()) return;
   const RequestId id = live[random_.Below(live.size())];
   std::optional<int32_t> which;
   if (random_.Chance(50)) {
     which = static_cast<int32_t>(
-        random_.Below(static_cast<uint64_t>(auditor_.request(id).n)));
+        random_.Below(static_cast<uint64_t>(auditor_->request(id).n)));
   }
   Post(RequestCancelled{id, which});
 }

@@ -8,6 +8,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -84,7 +85,7 @@ class World {
     core_thread_ = std::make_unique<CoreThread>();
   }
   absl::Time now() const { return timeline_.now(); }
-  bool serving() const { return auditor_.serving(); }
+  bool serving() const { return auditor_->serving(); }
   // By worker, over all its life.
   std::vector<int64_t> ReceivedBytes() const { return network_.ReceivedBytes(); }
 
@@ -99,6 +100,7 @@ class World {
   void CancelOne();
   void Settle();
   void CheckWhetherSettled();
+  void CountWhatTheCoreCounts();
   void Problem(const std::string& what);
   void Note(const std::function<std::string()>& line);
   void Digest(const Event& event, const std::vector<Command>& commands);
@@ -107,6 +109,7 @@ class World {
   void StartProcess(int host);
   void NextFault();
   void BreakSomething();
+  void RestartCoordinator();
   void ForgeSomething();
   void ForgeReport(WorkerId worker);
   void ForgeRequest();
@@ -126,7 +129,7 @@ class World {
   Switchboard switchboard_;
   std::vector<std::unique_ptr<Process>> processes_;  // dead ones too
   std::unique_ptr<Core> core_;
-  Auditor auditor_;
+  std::optional<Auditor> auditor_;    // of the present core: another one begins with another core
   std::function<void(const Told&)> observer_;
   std::unique_ptr<CoreThread> core_thread_;  // with an observer
 

@@ -101,7 +101,7 @@ void World::BreakSomething() {
   if (process == nullptr) return StartProcess(0);
   const absl::Duration later =
       fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(900));
-  switch (fault_random_.Below(13)) {
+  switch (fault_random_.Below(14)) {
     case 0:  // dies; sometimes another one with it, or a little later
     case 1:
     case 2: {
@@ -181,6 +181,9 @@ void World::BreakSomething() {
       note(*process, "is asked to leave");
       process->Terminate();
       break;
+    case 12:
+      if (fault_random_.Chance(25)) RestartCoordinator();
+      break;
     default:
       if (fault_random_.Chance(50)) {
         if (LiveProcesses() < plan_.core.workers + 2) StartProcess(0);  // a standby
@@ -194,6 +197,18 @@ void World::BreakSomething() {
         });
       }
   }
+}
+
+// It comes back with nothing: its clients are gone, its workers dial in as they are.
+void World::RestartCoordinator() {
+  Note([] { return std::string("-- the coordinator dies, and comes back"); });
+  ++counts.restarts;
+  CountWhatTheCoreCounts();
+  switchboard_.CoordinatorDied();
+  heard_.clear();
+  backlog_.clear();
+  core_ = Core::Create(plan_.core);
+  auditor_.emplace(plan_.core, plan_.shape, counts, problems);
 }
 
 // --- Nonsense ---
@@ -216,16 +231,16 @@ void World::ForgeSomething() {
       return TellNonsense(Heartbeat{worker});
     case 2:
       return TellNonsense(WorkerReady{
-          worker, Epoch(auditor_.epoch().value() + (fault_random_.Chance(50) ? 1 : -1))});
+          worker, Epoch(auditor_->epoch().value() + (fault_random_.Chance(50) ? 1 : -1))});
     case 3:
       return ForgeReport(worker);
     case 4:
       return TellNonsense(RequestCancelled{RequestId(-4), std::nullopt});
     case 5: {
-      const std::vector<RequestId> live = auditor_.LiveRequests();
+      const std::vector<RequestId> live = auditor_->LiveRequests();
       if (live.empty()) return;
       return TellNonsense(RequestCancelled{
-          live.front(), fault_random_.Chance(50) ? -1 : auditor_.request(live.front()).n + 3});
+          live.front(), fault_random_.Chance(50) ? -1 : auditor_->request(live.front()).n + 3});
     }
     case 6: {  // refused on arrival
       WorkerJoined joined;
@@ -243,14 +258,14 @@ void World::ForgeSomething() {
       return;
     }
     case 7:  // not asked, or said before
-      if (auditor_.formed() && auditor_.IsConnected(worker) && !auditor_.IsMember(worker)) return;
+      if (auditor_->formed() && auditor_->IsConnected(worker) && !auditor_->IsMember(worker)) return;
       return TellNonsense(WorkerLoaded{worker});
     case 8: {  // who is here already
-      if (!auditor_.IsConnected(worker)) return;
+      if (!auditor_->IsConnected(worker)) return;
       WorkerJoined joined;
       joined.worker = worker;
       joined.cache_blocks = 1 + static_cast<int64_t>(fault_random_.Below(40));
-      joined.last_epoch = Epoch(auditor_.epoch().value() + 7);
+      joined.last_epoch = Epoch(auditor_->epoch().value() + 7);
       return TellNonsense(joined);
     }
     default:
@@ -260,8 +275,8 @@ void World::ForgeSomething() {
 
 // A report of another epoch, of a step long gone or never planned, or by one that is no member.
 void World::ForgeReport(WorkerId worker) {
-  const Epoch epoch = auditor_.epoch();
-  const StepId planned = auditor_.last_planned();
+  const Epoch epoch = auditor_->epoch();
+  const StepId planned = auditor_->last_planned();
   StepDone done;
   done.worker = worker;
   done.epoch = fault_random_.Chance(60)
@@ -284,9 +299,9 @@ void World::ForgeReport(WorkerId worker) {
 
 void World::ForgeRequest() {
   if (fault_random_.Chance(50)) {  // the same id again, while it lives
-    const std::vector<RequestId> live = auditor_.LiveRequests();
+    const std::vector<RequestId> live = auditor_->LiveRequests();
     if (live.empty()) return;
-    return TellNonsense(RequestArrived{auditor_.request(live.front())});
+    return TellNonsense(RequestArrived{auditor_->request(live.front())});
   }
   Request request = DrawRequest();
   switch (fault_random_.Below(4)) {

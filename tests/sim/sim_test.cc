@@ -50,6 +50,7 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
   print("steps", sum.steps);
   print("of them without some rank", sum.absent_steps);
   print("processes killed", sum.deaths);
+  print("coordinators killed", sum.restarts);
   print("workers lost", sum.losses);
   print("of them evicted alive", sum.false_alarms);
   print("epochs after the first", sum.epochs);
@@ -71,6 +72,7 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
   EXPECT_GT(sum.finished, 10 * worlds);
   EXPECT_GT(sum.survived, 5 * worlds);
   EXPECT_GT(sum.deaths, worlds);
+  EXPECT_GT(sum.restarts, worlds / 20);
   EXPECT_GT(sum.false_alarms, worlds / 2);
   EXPECT_GT(sum.epochs, 2 * worlds);
   EXPECT_GT(sum.pauses, worlds / 4);

@@ -3,6 +3,7 @@
 // that can stop, slow down, lose its device or die.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -55,6 +56,10 @@ class Process final : public WorkerEnvironment {
   void SetSlowness(double factor) { slowness_ = factor; }
   // Its next computation, or what it is loading, fails.
   void BreakDevice() { device_broken_ = true; }
+
+  // The latest epoch that its worker was told of, by whichever coordinator.
+  void NoteAssigned(Epoch epoch) { assigned_ = std::max(assigned_, epoch); }
+  Epoch assigned() const { return assigned_; }
 
   bool dead() const { return dead_; }
   bool paused() const { return paused_; }
@@ -115,6 +120,7 @@ class Process final : public WorkerEnvironment {
   std::vector<std::function<void()>> deferred_;  // arrived while it stood still
   absl::Time timer_ = absl::InfiniteFuture();    // the next event that looks at deadlines
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // events outlive us
+  Epoch assigned_;
   double slowness_ = 1;
   bool device_broken_ = false;
   bool paused_ = false;

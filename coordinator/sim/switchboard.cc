@@ -21,6 +21,7 @@ constexpr int kCoordinatorHost = -1;
 
 struct Switchboard::Stream {
   Process* process = nullptr;
+  Epoch assigned_before;  // the latest that the process had been told of when it dialled
   int host = 0;
   absl::Time up_last = absl::InfinitePast();  // arrival of the latest message
   absl::Time down_last = absl::InfinitePast();
@@ -102,6 +103,11 @@ Switchboard::Switchboard(uint64_t seed, Timeline& timeline, Network& network,
     : random_(seed, 3), timeline_(timeline), network_(network), post_(std::move(post)) {}
 Switchboard::~Switchboard() = default;
 
+Epoch Switchboard::AssignedBefore(WorkerId worker) const {
+  const auto found = joined_.find(worker);
+  return found == joined_.end() ? Epoch() : found->second->assigned_before;
+}
+
 Process* Switchboard::Find(WorkerId worker) const {
   const auto found = joined_.find(worker);
   return found == joined_.end() ? nullptr : found->second->process;
@@ -120,6 +126,7 @@ absl::StatusOr<std::unique_ptr<CoordinatorLink>> Switchboard::Dial(Process& proc
   std::erase_if(streams_, [](const auto& stream) { return stream->closed && stream->given_up; });
   auto stream = std::make_shared<Stream>();
   stream->process = &process;
+  stream->assigned_before = process.assigned();
   stream->host = process.options().host;
   stream->options = std::move(options);
   streams_.push_back(stream);
@@ -240,6 +247,9 @@ void Switchboard::SendDown(WorkerId worker,
       // Before the message can be seen, as from gRPC's thread.
       if (message->has_assign_rank() && stream->options.on_interrupt) {
         stream->options.on_interrupt(Epoch(message->assign_rank().epoch()));
+      }
+      if (message->has_assign_rank()) {
+        stream->process->NoteAssigned(Epoch(message->assign_rank().epoch()));
       }
       stream->received.push_back(message);
       stream->process->Wake();

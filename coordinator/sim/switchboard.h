@@ -49,6 +49,8 @@ class Switchboard {
 
   // By which process a worker is; null if it is not connected.
   Process* Find(WorkerId worker) const;
+  // The latest epoch that its process had been told of when it dialled.
+  Epoch AssignedBefore(WorkerId worker) const;
 
  private:
   struct Stream;

@@ -221,6 +221,11 @@ void World::Post(Event event) {
 void World::Tell(const Event& event) {
   if (!problems.empty()) return;
   if (!IsRoutine(event)) Note([&] { return Describe(event); });
+  if (const auto* joined = std::get_if<WorkerJoined>(&event)) {
+    if (joined->last_epoch < switchboard_.AssignedBefore(joined->worker)) {
+      Problem("a worker does not bring along the epoch it was told of last");
+    }
+  }
   auditor_->Before(event, now());
   std::vector<Command> commands;
   absl::Duration cpu;

@@ -85,6 +85,15 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
   EXPECT_GT(sum.cache_hits, 10 * worlds);
 }
 
+// coordinator/sim/README.md says what each found.
+TEST(Sim, SeedsThatFoundBugsFindThemNoMore) {
+  for (const uint64_t seed : {69, 121, 131}) {
+    World world(seed, WorldOptions{});
+    world.Run();
+    EXPECT_TRUE(world.problems.empty()) << "seed " << seed << ": " << world.problems.front();
+  }
+}
+
 TEST(Sim, ExpertsOfAllKindsAreDrawn) {
   int grouped = 0;
   int loaded = 0;

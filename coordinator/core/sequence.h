@@ -19,6 +19,10 @@ namespace shoal {
 
 struct LiveRequest;
 
+// A request that kills every worker that runs it must not do so for ever. Deaths that have nothing
+// to do with it do not come so often without a token between them.
+inline constexpr int32_t kMostDeaths = 8;
+
 // The smaller goes first and yields last. Unique among live sequences.
 struct Seniority {
   int32_t priority = 0;

@@ -331,6 +331,28 @@ TEST(CoreRecovery, ARequestThatKillsEveryWorkerIsGivenUpInTheEnd) {
   EXPECT_EQ(t.Snapshot().requests_running, 0);
 }
 
+// Lets the only worker die eight times, and another one take its place each time; what is said at
+// the last death.
+Lines DieEightTimes(Transcript& t) {
+  for (int death = 1;; ++death) {
+    Lines lines = t.Lose(death);
+    if (death == 8) return lines;
+    EXPECT_THAT(lines, Not(Contains(StartsWith("emit")))) << death;
+    t.Join(death + 1);
+    t.Loaded(death + 1);
+    t.Ready(death + 1, t.Snapshot().epoch.value());
+  }
+}
+
+TEST(CoreRecovery, SoIsOneThatHasLeftWithItsOnlyRow) {
+  Transcript t(Transcript::Small());
+  t.Serve();
+  t.Arrive(MakeRequest(1, 2, 1));
+  EXPECT_THAT(DieEightTimes(t),
+              Contains(StartsWith("emit r1.0 @0 [] error UNAVAILABLE: 8 workers")));
+  EXPECT_EQ(t.Snapshot().requests_waiting, 0);
+}
+
 TEST(CoreRecovery, ARequestTooLargeForTheSurvivorsHoldsUpNobody) {
   Transcript t(Doubled(2));
   t.Join(1, 4);

@@ -93,6 +93,8 @@ struct Sequence {
   Stay stay;
 
   int32_t choice() const { return seniority.choice; }
+  // It may be what its workers die of; so may whoever runs beside it.
+  bool suspect() const { return deaths >= kMostDeaths / 2; }
   // Prompt and committed tokens.
   int32_t known_tokens() const { return prompt_tokens + static_cast<int32_t>(generated.size()); }
   // The known tokens [begin, end).

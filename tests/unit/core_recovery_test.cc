@@ -353,6 +353,21 @@ TEST(CoreRecovery, SoIsOneThatHasLeftWithItsOnlyRow) {
   EXPECT_EQ(t.Snapshot().requests_waiting, 0);
 }
 
+TEST(CoreRecovery, WhoOnlyRanBesideItGetsOn) {
+  for (const int32_t max_tokens : {1, 9}) {
+    Transcript t(Transcript::Small());
+    t.Serve();
+    t.Arrive(MakeRequest(1, 2, max_tokens));
+    t.Arrive(MakeRequest(2, 2, 9));
+    const Lines lines = DieEightTimes(t);
+    EXPECT_THAT(lines, Contains(StartsWith("emit r1.0 @0 [] error UNAVAILABLE: 8 workers")));
+    EXPECT_THAT(lines, Not(Contains(StartsWith("emit r2")))) << max_tokens;
+    t.Join(9);
+    t.Loaded(9);
+    EXPECT_THAT(First(t.Ready(9, t.Snapshot().epoch.value())), HasSubstr("new ")) << max_tokens;
+  }
+}
+
 TEST(CoreRecovery, ARequestTooLargeForTheSurvivorsHoldsUpNobody) {
   Transcript t(Doubled(2));
   t.Join(1, 4);

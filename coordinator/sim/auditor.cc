@@ -259,7 +259,8 @@ void Auditor::CheckEnd(const Client& client, const Choice& choice, const Emit& e
       if (absl::IsInternal(emit.error)) {
         if (emit.finish != choice.reference.finish ||
             choice.said != choice.reference.tokens.size()) {
-          Problem(absl::StrCat("request ", emit.request.value(), " failed: ", emit.error.ToString()));
+          Problem(
+              absl::StrCat("request ", emit.request.value(), " failed: ", emit.error.ToString()));
         }
       } else if (absl::IsDeadlineExceeded(emit.error)) {
         if (client.request.deadline > now_) Problem("failed before its deadline");
@@ -273,6 +274,9 @@ void Auditor::CheckEnd(const Client& client, const Choice& choice, const Emit& e
         const auto rows =
             static_cast<int64_t>(client.request.prompt.size()) + client.request.max_tokens - 1;
         if (rows <= most * config_.block_tokens) Problem("failed as too large, and is not");
+      } else if (absl::StrContains(emit.error.message(), "workers died while they ran")) {
+        const bool poisoned = shape_.poison && client.request.prompt[0] == kPoison;
+        if (!poisoned) Problem("taken to be the reason of deaths, and is not");
       } else if (!absl::IsUnavailable(emit.error) || !draining_ || formed_) {
         Problem(absl::StrCat("request ", emit.request.value(), " failed: ", emit.error.ToString()));
       }

@@ -153,6 +153,10 @@ absl::Status SimModel::InstallPlacement(const ExpertPlacement& placement,
 absl::Status SimModel::Forward(const StepTag& tag, const Batch& batch, TensorView logits) {
   x_.clear();
   for (const AttendSequence& sequence : batch.sequences) {
+    if (shape_.poison && sequence.start_position == 0 &&
+        batch.tokens[sequence.first_row] == kPoison) {
+      return absl::InternalError("device lost to poison");
+    }
     for (int32_t i = 0; i < sequence.row_count; ++i) {
       x_.push_back(
           Embed(batch.tokens[sequence.first_row + i], sequence.start_position + int64_t{i}));
@@ -319,9 +323,9 @@ Reference ComputeAlone(const SimModelShape& shape, const Request& request, int32
   for (size_t p = 0; p < tokens.size(); ++p) {
     advance(tokens[p], static_cast<int64_t>(p));
     if (!sampling.prompt_logprobs || p + 1 == tokens.size()) continue;
-    if (sampler.Logprobs(logits, tokens[p + 1], top, reference.prompt_logprobs.emplace_back()).ok()) {
-      continue;
-    }
+    const absl::Status status =
+        sampler.Logprobs(logits, tokens[p + 1], top, reference.prompt_logprobs.emplace_back());
+    if (status.ok()) continue;
     reference.finish = FinishReason::kError;
     return reference;
   }

@@ -62,6 +62,7 @@ void DrawExperts(uint64_t seed, WorldPlan& plan) {
     }
   }
   plan.even_hosts = random.Chance(50);
+  plan.shape.poison = random.Chance(5);
 }
 
 }  // namespace
@@ -154,6 +155,7 @@ void World::Run() {
   requests_left_ = plan_.requests;
   timeline_.After(absl::ZeroDuration(), [this] { NextRequest(); });
   timeline_.After(absl::Milliseconds(20), [this] { NextFault(); });
+  if (plan_.shape.poison) timeline_.After(plan_.busy_time / 4, [this] { ArrivePoisoned(); });
   if (plan_.drain < plan_.busy_time) timeline_.After(plan_.drain, [this] { Post(DrainStarted{}); });
   timeline_.After(plan_.busy_time, [this] { Settle(); });
   while (problems.empty() && !settled_ && timeline_.RunNext()) {
@@ -308,6 +310,7 @@ Request World::DrawRequest() {
   for (uint64_t t = random_.Below(6); t > 0 || request.prompt.empty(); t -= t > 0) {
     request.prompt.push_back(static_cast<int32_t>(random_.Below(kVocabulary)));
   }
+  if (plan_.shape.poison && request.prompt[0] == kPoison) request.prompt[0] = 0;
   const auto context = static_cast<size_t>(plan_.core.max_context);
   if (request.prompt.size() >= context) request.prompt.resize(context - 1);
   const auto room = static_cast<int64_t>(context - request.prompt.size());
@@ -332,6 +335,15 @@ Request World::DrawRequest() {
   return request;
 }
 
+// Whoever runs it dies of it.
+void World::ArrivePoisoned() {
+  calm_ = false;
+  Request request = DrawRequest();
+  request.prompt[0] = kPoison;
+  request.n = 1;
+  Arrive(std::move(request));
+}
+
 void World::Arrive(Request request) { Post(RequestArrived{std::move(request)}); }
 
 void World::CancelOne() {
@@ -340,8 +352,7 @@ void World::CancelOne() {
   const RequestId id = live[random_.Below(live.size())];
   std::optional<int32_t> which;
   if (random_.Chance(50)) {
-    which = static_cast<int32_t>(
-        random_.Below(static_cast<uint64_t>(auditor_->request(id).n)));
+    which = static_cast<int32_t>(random_.Below(static_cast<uint64_t>(auditor_->request(id).n)));
   }
   Post(RequestCancelled{id, which});
 }

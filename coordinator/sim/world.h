@@ -98,6 +98,7 @@ class World {
   void Tick();
   void NextRequest();
   void CancelOne();
+  void ArrivePoisoned();
   void Settle();
   void CheckWhetherSettled();
   void CountWhatTheCoreCounts();
@@ -129,7 +130,7 @@ class World {
   Switchboard switchboard_;
   std::vector<std::unique_ptr<Process>> processes_;  // dead ones too
   std::unique_ptr<Core> core_;
-  std::optional<Auditor> auditor_;    // of the present core: another one begins with another core
+  std::optional<Auditor> auditor_;  // of the present core: another one begins with another core
   std::function<void(const Told&)> observer_;
   std::unique_ptr<CoreThread> core_thread_;  // with an observer
 

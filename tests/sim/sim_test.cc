@@ -87,7 +87,7 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
 
 // coordinator/sim/README.md says what each found.
 TEST(Sim, SeedsThatFoundBugsFindThemNoMore) {
-  for (const uint64_t seed : {69, 121, 131}) {
+  for (const uint64_t seed : {69, 121, 131, 1823, 67, 294, 543, 823, 1530}) {
     World world(seed, WorldOptions{});
     world.Run();
     EXPECT_TRUE(world.problems.empty()) << "seed " << seed << ": " << world.problems.front();
@@ -140,6 +140,8 @@ TEST(Sim, AFailureIsTheSameTwice) {
   for (uint64_t seed = 1; seed <= 10; ++seed) {
     WorldPlan plan = DrawPlan(seed, {});
     plan.peaceful = true;
+    plan.shape.poison = false;
+    plan.load_time = absl::Milliseconds(500);
     plan.core.loading_timeout = absl::Microseconds(1);
     World once(seed, plan, /*trace=*/true);
     World again(seed, plan, /*trace=*/true);

@@ -523,9 +523,8 @@ void Network::Died(const Process& process) {
 
 void Network::Cut(const Process& a, const Process& b, Loss loss) {
   const auto lose = [&](Node& from, Node& to) {
-    std::erase_if(to.inbox[from.rank.value()], [&](const Message& message) {
-      return message.arrival > timeline_.now();
-    });
+    std::erase_if(to.inbox[from.rank.value()],
+                  [&](const Message& message) { return message.arrival > timeline_.now(); });
     Break(from, to.rank.value(), /*loud=*/loss == Loss::kNoticed,
           random_.Between(absl::Microseconds(50), absl::Milliseconds(20)));
     to.Recount();

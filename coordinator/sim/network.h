@@ -53,8 +53,8 @@ class Network {
     kOneWay,   // by nobody, and only what `a` sends is lost
   };
   void Cut(const Process& a, const Process& b, Loss loss);
-  // Messages between the hosts of `cut_off` and all others arrive only after `heals`. The coordinator may
-  // be one of the others, or reach everybody.
+  // Messages between the hosts of `cut_off` and all others arrive only after `heals`. The
+  // coordinator may be one of the others, or reach everybody.
   void Partition(std::vector<int> cut_off, bool from_coordinator, absl::Time heals);
 
   // How long a message takes between these hosts (-1: the coordinator's) if sent now.

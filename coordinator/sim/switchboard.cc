@@ -356,7 +356,7 @@ void Switchboard::Cut(const Process& process) {
   for (const std::shared_ptr<Stream>& stream : streams_) {
     if (stream->process != &process || stream->given_up) continue;
     if (random_.Chance(30)) {
-      stream->lost_up = true;  // the coordinator learns it from silence, or when the worker dials anew
+      stream->lost_up = true;  // it is told by silence, or when the worker dials anew
     } else {
       Break(stream, random_.Chance(50));
     }

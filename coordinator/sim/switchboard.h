@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Both ends of the streams between simulated workers and the coordinator: a CoordinatorLink for the worker,
-// and for the core what coordinator/link does with gRPC, by the same rules and with the same
-// translation. A stream keeps its order and loses nothing while it lives; it may break at any moment. Now and
-// then it says a plan of an epoch that is over once more, in the next one.
+// Both ends of the streams between simulated workers and the coordinator: a CoordinatorLink for the
+// worker, and for the core what coordinator/link does with gRPC, by the same rules and with the
+// same translation. A stream keeps its order and loses nothing while it lives; it may break at any
+// moment. Now and then it says a plan of an epoch that is over once more, in the next one.
 #pragma once
 
 #include <cstdint>

@@ -111,9 +111,8 @@ void World::BreakSomething() {
         note(victim, "dies");
         victim.Kill();
         if (fault_random_.Chance(25)) return;  // for good
-        timeline_.After(
-            fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(500)),
-            [this, host = victim.options().host] { StartAnew(host); });
+        timeline_.After(fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(500)),
+                        [this, host = victim.options().host] { StartAnew(host); });
       };
       die(*process);
       Process* const other = AnyProcess();
@@ -258,7 +257,8 @@ void World::ForgeSomething() {
       return;
     }
     case 7:  // not asked, or said before
-      if (auditor_->formed() && auditor_->IsConnected(worker) && !auditor_->IsMember(worker)) return;
+      if (auditor_->formed() && auditor_->IsConnected(worker) && !auditor_->IsMember(worker))
+        return;
       return TellNonsense(WorkerLoaded{worker});
     case 8: {  // who is here already
       if (!auditor_->IsConnected(worker)) return;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows that the worlds of coordinator/sim find what they are made to find. Each of these programs is built
-// with one bug planted (mutations/*.patch, applied to a copy of the source at build time; a patch that no longer
-// applies fails the build) and must see some seed of the first 2,000 fail. A bug may also trip a check
-// of the code itself, or make it hang: so worlds run in child processes. What an
-// invariant finds must be found again in the same way, with the same trace.
+// Shows that the worlds of coordinator/sim find what they are made to find. Each of these programs
+// is built with one bug planted (mutations/*.patch, applied to a copy of the source at build time;
+// a patch that no longer applies fails the build) and must see some seed of the first 2,000 fail. A
+// bug may also trip a check of the code itself, or make it hang: so worlds run in child processes.
+// What an invariant finds must be found again in the same way, with the same trace.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,8 +45,9 @@ bool Finds(uint64_t first, uint64_t last, std::string& how) {
     const FailedSeed& failed = result.failures.front();
     std::string text = "seed " + std::to_string(failed.seed) + ", " + failed.problem;
     const std::vector<std::string> trace = Trace(failed.seed, {});
-    const bool replays = trace == Trace(failed.seed, {}) &&
-                         std::find(trace.begin(), trace.end(), "PROBLEM " + failed.problem) != trace.end();
+    const bool replays =
+        trace == Trace(failed.seed, {}) &&
+        std::find(trace.begin(), trace.end(), "PROBLEM " + failed.problem) != trace.end();
     if (!replays) text += ", and other than that when it is run again";
     const bool wrote = write(pipe_ends[1], text.data(), text.size()) > 0;
     _exit(!wrote ? 2 : replays ? kFound : kFoundOnce);

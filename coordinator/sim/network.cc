@@ -320,6 +320,7 @@ class SimFabric final : public Fabric {
 
   absl::string_view transport() const override { return "sim"; }
   std::string endpoint() const override { return node_.endpoint; }
+  int fixed_rank() const override { return process_.options().fixed_rank; }
   absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank,
                                     absl::Span<const std::string> endpoints,
                                     absl::Time deadline) override;

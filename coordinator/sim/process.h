@@ -27,6 +27,7 @@ namespace shoal::sim {
 struct ProcessOptions {
   int number = 0;  // its pid; no two processes of a world have the same
   int host = 0;
+  int fixed_rank = -1;  // the only rank its transport lets it have, as with MPI; -1: any
   int64_t cache_blocks = 0;
   int block_tokens = 8;
   int max_batch_rows = 64;

@@ -63,6 +63,7 @@ void DrawExperts(uint64_t seed, WorldPlan& plan) {
   }
   plan.even_hosts = random.Chance(50);
   plan.shape.poison = random.Chance(5);
+  plan.fixed_ranks = random.Chance(8);
 }
 
 }  // namespace

@@ -43,6 +43,7 @@ struct WorldPlan {
   absl::Duration step_time = absl::Microseconds(300);
   absl::Duration drain = absl::InfiniteDuration();  // so long after the beginning
   int hosts = 3;
+  bool fixed_ranks = false;  // every process can have one rank only, and nobody stands by
   bool even_hosts = false;  // as many workers on each as on any other, if the numbers divide
 };
 WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options);
@@ -116,6 +117,8 @@ class World {
   void ForgeRequest();
   // A new process in the place of one that is over, on its host or on another one.
   void StartAnew(int host);
+  // The lowest rank that no live process has, if ranks are fixed; -1: none is free.
+  int FreeFixedRank() const;
   Process* AnyProcess();
   WorkerId AnyWorker();
   int LiveProcesses() const;

@@ -15,13 +15,25 @@ int World::LiveProcesses() const {
                                         [](const auto& process) { return !process->dead(); }));
 }
 
+int World::FreeFixedRank() const {
+  std::vector<bool> taken(plan_.core.workers, false);
+  for (const std::unique_ptr<Process>& process : processes_) {
+    if (!process->dead()) taken[process->options().fixed_rank] = true;
+  }
+  const auto free = std::find(taken.begin(), taken.end(), false);
+  return free == taken.end() ? -1 : static_cast<int>(free - taken.begin());
+}
+
 void World::StartProcess(int host) {
+  const int fixed_rank = plan_.fixed_ranks ? FreeFixedRank() : -1;
+  if (plan_.fixed_ranks && fixed_rank < 0) return;
   // Sometimes too few blocks for the longest request.
   const int64_t for_longest = (plan_.core.max_context + plan_.core.block_tokens - 1) /
                               plan_.core.block_tokens;
   ProcessOptions options;
   options.number = static_cast<int>(processes_.size()) + 1;
   options.host = host;
+  options.fixed_rank = fixed_rank;
   options.cache_blocks =
       std::max<int64_t>(1, for_longest + static_cast<int64_t>(fault_random_.Below(8)) - 2);
   options.block_tokens = plan_.core.block_tokens;

@@ -147,7 +147,7 @@ absl::Status Worker::OpenFabric() {
   return absl::OkStatus();
 }
 
-void Worker::FillHello(proto::Hello& hello) const {
+void Worker::FillHello(proto::Hello& hello) {
   hello.set_protocol_version(kProtocolVersion);
   hello.set_build(options_.build);
   hello.set_model(options_.fingerprint);
@@ -168,7 +168,9 @@ void Worker::FillHello(proto::Hello& hello) const {
     hello.set_wanted_rank(rank_.value());  // whose experts are loaded
   }
   hello.set_boot_nonce(boot_nonce_);
-  hello.set_last_epoch(epoch_.value());
+  // Also one that was not come to: the fabric has abandoned all up to it.
+  absl::MutexLock lock(&mutex_);
+  hello.set_last_epoch(assigned_.value());
 }
 
 absl::Status Worker::Run() {

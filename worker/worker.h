@@ -83,7 +83,7 @@ class Worker {
 
  private:
   absl::Status OpenFabric();
-  void FillHello(proto::Hello& hello) const;
+  void FillHello(proto::Hello& hello) ABSL_LOCKS_EXCLUDED(mutex_);
   // One connection, from hello to its end.
   absl::Status Serve(CoordinatorLink& link);
   absl::Status OnAssign(CoordinatorLink& link, const proto::AssignRank& assign);

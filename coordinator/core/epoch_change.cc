@@ -13,10 +13,6 @@
 namespace shoal {
 namespace {
 
-// A request that kills every worker that runs it must not do so for ever. Deaths that have nothing to
-// do with it do not come so often without a token between them.
-constexpr int32_t kMostDeaths = 8;
-
 // Back to the front of the queue; it is in no batch any more.
 void WaitAgain(ServingState& state, Sequence& sequence) {
   sequence.state = Sequence::State::kWaiting;
@@ -24,17 +20,28 @@ void WaitAgain(ServingState& state, Sequence& sequence) {
   state.waiting.Push(sequence);
 }
 
+bool IsLost(const RankBatch& rank, const Roster& roster) {
+  return rank.present && roster.Find(rank.worker) == nullptr;
+}
+
+// The worker that ran it is gone.
+void CountDeath(Sequence& sequence, std::vector<RequestId>& hopeless) {
+  if (++sequence.deaths == kMostDeaths) hopeless.push_back(sequence.request->request.id);
+}
+
 // Results that will not come. Sequences that had left with their last row planned need it again.
-int64_t VoidSteps(ServingState& state) {
+int64_t VoidSteps(ServingState& state, const Roster& roster, std::vector<RequestId>& hopeless) {
   int64_t replayed = 0;
   for (InFlightStep& step : state.in_flight) {
-    for (InFlightStep::Share& share : step.shares) {
-      for (Expected& expected : share.expected) {
+    for (size_t r = 0; r < step.shares.size(); ++r) {
+      for (Expected& expected : step.shares[r].expected) {
         if (expected.sequence == nullptr) continue;
-        expected.sequence->results_in_flight = 0;
-        if (expected.sequence->state != Sequence::State::kLeaving) continue;
-        WaitAgain(state, *expected.sequence);
+        Sequence& sequence = *expected.sequence;
+        sequence.results_in_flight = 0;
+        if (sequence.state != Sequence::State::kLeaving) continue;
+        WaitAgain(state, sequence);
         ++replayed;
+        if (IsLost(state.ranks[r], roster)) CountDeath(sequence, hopeless);
       }
     }
   }
@@ -71,9 +78,7 @@ void Evacuate(ServingState& state, RankBatch& rank, Interrupted& counts,
     LeaveBatch(state, sequence);
     WaitAgain(state, sequence);
     ++counts.replayed;
-    if (++sequence.deaths == kMostDeaths) {
-      hopeless.push_back(sequence.request->request.id);
-    }
+    CountDeath(sequence, hopeless);
   }
   const int64_t blocks = rank.blocks.total();
   rank = RankBatch(WorkerId(), blocks, state.config.block_tokens);
@@ -86,16 +91,16 @@ Interrupted EndEpoch(ServingState& state, const Roster& roster, absl::Time now,
                      std::vector<Command>& commands) {
   state.serving = false;
   Interrupted counts;
-  counts.replayed = VoidSteps(state);
   std::vector<RequestId> hopeless;
+  counts.replayed = VoidSteps(state, roster, hopeless);
   for (size_t r = 0; r < state.ranks.size(); ++r) {
     RankBatch& rank = state.ranks[r];
     if (!rank.present) continue;
-    if (roster.Find(rank.worker) != nullptr) {
-      RewindRank(state, rank, counts);
-    } else {
+    if (IsLost(rank, roster)) {
       Evacuate(state, rank, counts, hopeless);
       counts.lost.push_back(RankId(static_cast<int32_t>(r)));
+    } else {
+      RewindRank(state, rank, counts);
     }
   }
   for (const RequestId id : hopeless) {

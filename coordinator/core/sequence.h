@@ -19,6 +19,10 @@ namespace shoal {
 
 struct LiveRequest;
 
+// A request that kills every worker that runs it must not do so for ever. Deaths that have nothing
+// to do with it do not come so often without a token between them.
+inline constexpr int32_t kMostDeaths = 8;
+
 // The smaller goes first and yields last. Unique among live sequences.
 struct Seniority {
   int32_t priority = 0;
@@ -89,6 +93,8 @@ struct Sequence {
   Stay stay;
 
   int32_t choice() const { return seniority.choice; }
+  // It may be what its workers die of; so may whoever runs beside it.
+  bool suspect() const { return deaths >= kMostDeaths / 2; }
   // Prompt and committed tokens.
   int32_t known_tokens() const { return prompt_tokens + static_cast<int32_t>(generated.size()); }
   // The known tokens [begin, end).

@@ -19,6 +19,7 @@ void WorldCounts::Add(const WorldCounts& other) {
   rejected += other.rejected;
   epochs += other.epochs;
   deaths += other.deaths;
+  restarts += other.restarts;
   losses += other.losses;
   false_alarms += other.false_alarms;
   pauses += other.pauses;
@@ -79,11 +80,17 @@ void Auditor::Before(const Event& event, absl::Time now) {
     const auto found = connected_.find(loaded->worker);
     if (found != connected_.end()) found->second.holds = true;
   } else if (const auto* ready = std::get_if<WorkerReady>(&event)) {
+    const auto found = connected_.find(ready->worker);
+    if (found != connected_.end()) found->second.ready = ready->epoch;
     if (stale_) return;
-    connected_.at(ready->worker).holds = true;
+    found->second.holds = true;
     ready_.insert(ready->worker);
     if (static_cast<int>(ready_.size()) == config_.workers) formed_ = true;
   } else if (const auto* done = std::get_if<StepDone>(&event)) {
+    const auto found = connected_.find(done->worker);
+    if (found != connected_.end() && found->second.ready != done->epoch) {
+      Problem("a worker runs a step of another epoch than it is ready for");
+    }
     if (!stale_) NoteReport(*done);
   }
 }
@@ -249,7 +256,13 @@ void Auditor::CheckEnd(const Client& client, const Choice& choice, const Emit& e
       return;
     case FinishReason::kError: {
       ++counts_.failed;
-      if (absl::IsDeadlineExceeded(emit.error)) {
+      if (absl::IsInternal(emit.error)) {
+        if (emit.finish != choice.reference.finish ||
+            choice.said != choice.reference.tokens.size()) {
+          Problem(
+              absl::StrCat("request ", emit.request.value(), " failed: ", emit.error.ToString()));
+        }
+      } else if (absl::IsDeadlineExceeded(emit.error)) {
         if (client.request.deadline > now_) Problem("failed before its deadline");
       } else if (absl::IsInvalidArgument(emit.error) ||
                  absl::StrContains(emit.error.message(), "less memory")) {
@@ -261,6 +274,9 @@ void Auditor::CheckEnd(const Client& client, const Choice& choice, const Emit& e
         const auto rows =
             static_cast<int64_t>(client.request.prompt.size()) + client.request.max_tokens - 1;
         if (rows <= most * config_.block_tokens) Problem("failed as too large, and is not");
+      } else if (absl::StrContains(emit.error.message(), "workers died while they ran")) {
+        const bool poisoned = shape_.poison && client.request.prompt[0] == kPoison;
+        if (!poisoned) Problem("taken to be the reason of deaths, and is not");
       } else if (!absl::IsUnavailable(emit.error) || !draining_ || formed_) {
         Problem(absl::StrCat("request ", emit.request.value(), " failed: ", emit.error.ToString()));
       }

@@ -21,11 +21,12 @@ namespace shoal::sim {
 struct WorldCounts {
   int64_t finished = 0;        // choices
   int64_t survived = 0;        // of them, those during which an epoch ended
-  int64_t failed = 0;          // by their deadline, or having become too large
+  int64_t failed = 0;          // by their deadline, too large, logits that are no numbers
   int64_t cancelled = 0;
   int64_t rejected = 0;        // requests
   int64_t epochs = 0;          // after the first
   int64_t deaths = 0;          // of processes
+  int64_t restarts = 0;        // of the coordinator
   int64_t losses = 0;          // of workers, as the core sees it
   int64_t false_alarms = 0;    // of them, those whose process lived
   int64_t pauses = 0;          // an expert had no holder
@@ -88,6 +89,7 @@ class Auditor {
     int64_t blocks = 0;
     std::optional<RankId> rank;  // as told
     bool holds = false;          // has reported to hold its experts
+    Epoch ready;                 // the last one it was ready for
   };
   struct StepCheck {
     int plans = 0;

@@ -44,17 +44,24 @@ void Auditor::BeginEpoch(const AssignRank& command) {
 void Auditor::CheckPlacement() {
   std::vector<RankId> live;
   for (int layer = 1; layer < full_placement_->layers(); ++layer) {
-    for (int e = 0; e < full_placement_->n_routed_experts(layer); ++e) {
+    const int experts = full_placement_->n_routed_experts(layer);
+    int copies = 0;
+    for (int e = 0; e < experts; ++e) {
       live.clear();
       const auto all = full_placement_->Holders(layer, ExpertId(e));
       for (const RankId rank : all) {
         if (members_[rank.value()].has_value()) live.push_back(rank);
       }
+      copies += static_cast<int>(all.size());
       if (static_cast<int>(all.size()) < config_.holders) Problem("too few holders of an expert");
       if (placement_->Holders(layer, ExpertId(e)) != absl::MakeConstSpan(live)) {
         Problem(absl::StrCat("epoch ", epoch_.value(), ": layer ", layer, " expert ", e,
                              " is not where its members hold it"));
       }
+    }
+    const int most = experts * config_.workers;
+    if (copies != std::min(experts * config_.holders + config_.redundant_experts, most)) {
+      Problem(absl::StrCat("layer ", layer, " has ", copies, " copies of experts"));
     }
   }
 }

@@ -54,13 +54,15 @@ CampaignResult RunCampaign(const CampaignOptions& options) {
   NameSeedsOfCrashes();
   int threads = options.threads;
   if (threads <= 0) threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  std::atomic<uint64_t> next{options.first};
+  std::atomic<uint64_t> begun = 0;
+  std::atomic<bool> over = false;
   absl::Mutex mutex;
   CampaignResult result;
   const auto work = [&] {
-    while (true) {
-      const uint64_t seed = next.fetch_add(1);
-      if (seed > options.last) return;
+    while (!over) {
+      const uint64_t index = begun.fetch_add(1);
+      if (index > options.last - options.first) return;
+      const uint64_t seed = options.first + index;
       running_seed = seed;
       World world(seed, options.world);
       world.Run();
@@ -69,9 +71,7 @@ CampaignResult RunCampaign(const CampaignOptions& options) {
       result.counts.Add(world.counts);
       if (!world.problems.empty()) {
         result.failures.push_back({seed, world.problems.front()});
-        if (static_cast<int64_t>(result.failures.size()) == options.most_failures) {
-          next = options.last + 1;
-        }
+        if (static_cast<int64_t>(result.failures.size()) == options.most_failures) over = true;
       }
       if (options.progress && result.worlds % kProgressEvery == 0) {
         options.progress(result.worlds, static_cast<int64_t>(result.failures.size()));

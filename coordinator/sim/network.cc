@@ -320,6 +320,7 @@ class SimFabric final : public Fabric {
 
   absl::string_view transport() const override { return "sim"; }
   std::string endpoint() const override { return node_.endpoint; }
+  int fixed_rank() const override { return process_.options().fixed_rank; }
   absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank,
                                     absl::Span<const std::string> endpoints,
                                     absl::Time deadline) override;
@@ -454,6 +455,7 @@ absl::Span<std::byte> Network::Scratch(int world, size_t max_message_bytes, int 
 
 bool Network::Separated(int host_a, int host_b) const {
   if (timeline_.now() >= heals_) return false;
+  if (!from_coordinator_ && (host_a < 0 || host_b < 0)) return false;
   const auto cut_off = [&](int host) {
     return std::find(cut_off_.begin(), cut_off_.end(), host) != cut_off_.end();
   };
@@ -481,8 +483,9 @@ std::vector<int64_t> Network::ReceivedBytes() const {
   return bytes;
 }
 
-void Network::Partition(std::vector<int> cut_off, absl::Time heals) {
+void Network::Partition(std::vector<int> cut_off, bool from_coordinator, absl::Time heals) {
   cut_off_ = std::move(cut_off);
+  from_coordinator_ = from_coordinator;
   heals_ = heals;
 }
 
@@ -519,21 +522,20 @@ void Network::Died(const Process& process) {
   }
 }
 
-void Network::Cut(const Process& a, const Process& b, bool silent) {
+void Network::Cut(const Process& a, const Process& b, Loss loss) {
+  const auto lose = [&](Node& from, Node& to) {
+    std::erase_if(to.inbox[from.rank.value()],
+                  [&](const Message& message) { return message.arrival > timeline_.now(); });
+    Break(from, to.rank.value(), /*loud=*/loss == Loss::kNoticed,
+          random_.Between(absl::Microseconds(50), absl::Milliseconds(20)));
+    to.Recount();
+  };
   for (const std::unique_ptr<Node>& one : nodes_) {
     if (one->process != &a || one->roster == 0) continue;
     for (const std::unique_ptr<Node>& two : nodes_) {
       if (two->process != &b || two->entered != one->entered || two->roster != one->roster) continue;
-      const auto drop = [&](Node& node, Node& other) {
-        std::erase_if(node.inbox[other.rank.value()], [&](const Message& message) {
-          return message.arrival > timeline_.now();
-        });
-        Break(node, other.rank.value(), /*loud=*/!silent,
-              random_.Between(absl::Microseconds(50), absl::Milliseconds(20)));
-        node.Recount();
-      };
-      drop(*one, *two);
-      drop(*two, *one);
+      lose(*one, *two);
+      if (loss != Loss::kOneWay) lose(*two, *one);
     }
   }
 }

@@ -46,11 +46,16 @@ class Network {
 
   // What the process has sent still arrives; its peers notice, or not.
   void Died(const Process& process);
-  // Breaks the link between two workers of an epoch, if there is one: what is under way is lost. Both
-  // notice soon; or, if `silent`, nobody does: what they send is lost until the epoch ends.
-  void Cut(const Process& a, const Process& b, bool silent);
-  // Messages between the hosts of `cut_off` and all others arrive only after `heals`.
-  void Partition(std::vector<int> cut_off, absl::Time heals);
+  // Breaks the link between two workers of an epoch, if there is one: what is under way is lost.
+  enum class Loss : uint8_t {
+    kNoticed,  // soon, by both
+    kSilent,   // by nobody: what they send is lost until the epoch ends
+    kOneWay,   // by nobody, and only what `a` sends is lost
+  };
+  void Cut(const Process& a, const Process& b, Loss loss);
+  // Messages between the hosts of `cut_off` and all others arrive only after `heals`. The
+  // coordinator may be one of the others, or reach everybody.
+  void Partition(std::vector<int> cut_off, bool from_coordinator, absl::Time heals);
 
   // How long a message takes between these hosts (-1: the coordinator's) if sent now.
   absl::Duration Delay(int from_host, int to_host);
@@ -75,6 +80,7 @@ class Network {
   std::vector<std::unique_ptr<Node>> nodes_;
   std::map<std::string, Node*> endpoints_;
   std::vector<int> cut_off_;
+  bool from_coordinator_ = false;
   absl::Time heals_ = absl::InfinitePast();
   std::vector<std::byte> scratch_;
 };

@@ -148,6 +148,12 @@ void Process::Kill() {
   }
 }
 
+void Process::Terminate() {
+  if (worker_ == nullptr) return;
+  worker_->Stop();
+  Wake();
+}
+
 void Process::Pause() { paused_ = true; }
 
 void Process::Continue() {
@@ -189,6 +195,7 @@ absl::StatusOr<std::unique_ptr<Model>> Process::LoadModel(const std::string&, co
       options_.load_time * slowness_ * (0.5 + 0.001 * static_cast<double>(random_.Below(1000)));
   WaitUntil([] { return false; }, timeline_.now() + time);
   if (dead_) return absl::AbortedError("killed");
+  if (std::exchange(device_broken_, false)) return absl::InternalError("device lost");
   return MakeSimModel(options_.shape, placement, options, exchange,
                       [this](int64_t rows) { return Compute(rows); });
 }

@@ -3,6 +3,7 @@
 // that can stop, slow down, lose its device or die.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -26,6 +27,7 @@ namespace shoal::sim {
 struct ProcessOptions {
   int number = 0;  // its pid; no two processes of a world have the same
   int host = 0;
+  int fixed_rank = -1;  // the only rank its transport lets it have, as with MPI; -1: any
   int64_t cache_blocks = 0;
   int block_tokens = 8;
   int max_batch_rows = 64;
@@ -46,13 +48,19 @@ class Process final : public WorkerEnvironment {
 
   // SIGKILL: nothing it does from now on can be seen.
   void Kill();
+  // SIGTERM: it leaves in good order.
+  void Terminate();
   // SIGSTOP and SIGCONT.
   void Pause();
   void Continue();
   // Everything it computes takes so many times as long.
   void SetSlowness(double factor) { slowness_ = factor; }
-  // Its next computation fails.
+  // Its next computation, or what it is loading, fails.
   void BreakDevice() { device_broken_ = true; }
+
+  // The latest epoch that its worker was told of, by whichever coordinator.
+  void NoteAssigned(Epoch epoch) { assigned_ = std::max(assigned_, epoch); }
+  Epoch assigned() const { return assigned_; }
 
   bool dead() const { return dead_; }
   bool paused() const { return paused_; }
@@ -113,6 +121,7 @@ class Process final : public WorkerEnvironment {
   std::vector<std::function<void()>> deferred_;  // arrived while it stood still
   absl::Time timer_ = absl::InfiniteFuture();    // the next event that looks at deadlines
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // events outlive us
+  Epoch assigned_;
   double slowness_ = 1;
   bool device_broken_ = false;
   bool paused_ = false;

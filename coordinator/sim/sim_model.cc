@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -56,7 +57,11 @@ class Router {
   std::vector<double> cumulative_;
 };
 
-void WriteLogits(uint64_t x, float* logits) {
+void WriteLogits(const SimModelShape& shape, uint64_t x, float* logits) {
+  if (shape.overflow_one_in > 0 && MixBits(x, 5000) % shape.overflow_one_in == 0) {
+    std::fill_n(logits, kVocabulary, std::numeric_limits<float>::quiet_NaN());
+    return;
+  }
   for (int32_t v = 0; v < kVocabulary; ++v) {
     logits[v] = static_cast<float>(MixBits(x, static_cast<uint64_t>(v)) % 4096) / 512.0f - 4.0f;
   }
@@ -151,6 +156,10 @@ absl::Status SimModel::InstallPlacement(const ExpertPlacement& placement,
 absl::Status SimModel::Forward(const StepTag& tag, const Batch& batch, TensorView logits) {
   x_.clear();
   for (const AttendSequence& sequence : batch.sequences) {
+    if (shape_.poison && sequence.start_position == 0 &&
+        batch.tokens[sequence.first_row] == kPoison) {
+      return absl::InternalError("device lost to poison");
+    }
     for (int32_t i = 0; i < sequence.row_count; ++i) {
       x_.push_back(
           Embed(batch.tokens[sequence.first_row + i], sequence.start_position + int64_t{i}));
@@ -162,7 +171,7 @@ absl::Status SimModel::Forward(const StepTag& tag, const Batch& batch, TensorVie
     if (layer > 0) SHOAL_RETURN_IF_ERROR(Experts(tag, layer));
   }
   for (size_t i = 0; i < batch.logit_rows.size(); ++i) {
-    WriteLogits(x_[batch.logit_rows[i]], logits.f32() + i * kVocabulary);
+    WriteLogits(shape_, x_[batch.logit_rows[i]], logits.f32() + i * kVocabulary);
   }
   return absl::OkStatus();
 }
@@ -309,7 +318,7 @@ Reference ComputeAlone(const SimModelShape& shape, const Request& request, int32
       const uint64_t row = x;
       for (const int32_t expert : experts) x = MixBits(x, ExpertOutput(row, layer, expert));
     }
-    WriteLogits(x, logits.data());
+    WriteLogits(shape, x, logits.data());
   };
 
   Reference reference;
@@ -320,12 +329,17 @@ Reference ComputeAlone(const SimModelShape& shape, const Request& request, int32
     if (!sampling.prompt_logprobs || p + 1 == tokens.size()) continue;
     const absl::Status status =
         sampler.Logprobs(logits, tokens[p + 1], top, reference.prompt_logprobs.emplace_back());
-    SHOAL_CHECK(status.ok());
+    if (status.ok()) continue;
+    reference.finish = FinishReason::kError;
+    return reference;
   }
   const auto prompt_tokens = static_cast<int32_t>(request.prompt.size());
   for (int32_t i = 0; i < request.max_tokens; ++i) {
     const auto chosen = sampler.Sample(logits, sampling, tokens, prompt_tokens);
-    SHOAL_CHECK(chosen.ok());
+    if (!chosen.ok()) {
+      reference.finish = FinishReason::kError;
+      break;
+    }
     const auto& ends = sampling.end_token_ids;
     if (i >= sampling.min_tokens && std::find(ends.begin(), ends.end(), *chosen) != ends.end()) {
       reference.finish = FinishReason::kStop;

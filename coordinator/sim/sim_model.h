@@ -21,6 +21,7 @@ namespace shoal::sim {
 
 inline constexpr int32_t kVocabulary = 24;
 inline constexpr int32_t kEndToken = 3;
+inline constexpr int32_t kPoison = 23;
 
 struct SimModelShape {
   int moe_layers = 2;  // behind one dense layer
@@ -29,6 +30,9 @@ struct SimModelShape {
   int64_t max_context = 64;
   // 0: all experts are equally popular. Larger: the i-th is chosen with a weight of (i + 1)^-skew.
   double skew = 0;
+  // Of so many rows one has logits that are no numbers, always the same ones; 0: none.
+  uint64_t overflow_one_in = 0;
+  bool poison = false;  // who computes kPoison at the beginning of a prompt loses its device
 };
 
 // What the coordinator and the workers must know of it.
@@ -43,7 +47,8 @@ std::unique_ptr<Model> MakeSimModel(const SimModelShape& shape, const ExpertPlac
                                     const ModelOptions& options, Exchange& exchange,
                                     ComputeHook compute);
 
-// What a choice must say: computed alone, on no cluster.
+// What a choice must say: computed alone, on no cluster. kError: its logits are no numbers from
+// there on.
 struct Reference {
   std::vector<int32_t> tokens;
   std::vector<TokenLogprobs> logprobs;

@@ -21,6 +21,7 @@ constexpr int kCoordinatorHost = -1;
 
 struct Switchboard::Stream {
   Process* process = nullptr;
+  Epoch assigned_before;  // the latest that the process had been told of when it dialled
   int host = 0;
   absl::Time up_last = absl::InfinitePast();  // arrival of the latest message
   absl::Time down_last = absl::InfinitePast();
@@ -39,6 +40,7 @@ struct Switchboard::Stream {
   uint64_t boot_nonce = 0;
   int64_t load_serial = 0;
   std::shared_ptr<const ExpertPlacement> told_placement;
+  std::shared_ptr<proto::CoordinatorMessage> last_plan;
   bool closed = false;
   bool lost_up = false;  // what is under way to the coordinator does not arrive
 };
@@ -101,6 +103,11 @@ Switchboard::Switchboard(uint64_t seed, Timeline& timeline, Network& network,
     : random_(seed, 3), timeline_(timeline), network_(network), post_(std::move(post)) {}
 Switchboard::~Switchboard() = default;
 
+Epoch Switchboard::AssignedBefore(WorkerId worker) const {
+  const auto found = joined_.find(worker);
+  return found == joined_.end() ? Epoch() : found->second->assigned_before;
+}
+
 Process* Switchboard::Find(WorkerId worker) const {
   const auto found = joined_.find(worker);
   return found == joined_.end() ? nullptr : found->second->process;
@@ -119,6 +126,7 @@ absl::StatusOr<std::unique_ptr<CoordinatorLink>> Switchboard::Dial(Process& proc
   std::erase_if(streams_, [](const auto& stream) { return stream->closed && stream->given_up; });
   auto stream = std::make_shared<Stream>();
   stream->process = &process;
+  stream->assigned_before = process.assigned();
   stream->host = process.options().host;
   stream->options = std::move(options);
   streams_.push_back(stream);
@@ -243,6 +251,9 @@ void Switchboard::SendDown(WorkerId worker,
       if (message->has_assign_rank() && stream->options.on_interrupt) {
         stream->options.on_interrupt(Epoch(message->assign_rank().epoch()));
       }
+      if (message->has_assign_rank()) {
+        stream->process->NoteAssigned(Epoch(message->assign_rank().epoch()));
+      }
       stream->received.push_back(message);
       stream->process->Wake();
     });
@@ -269,6 +280,12 @@ void Switchboard::Execute(const AssignRank& command) {
   message->mutable_assign_rank()->mutable_host_of_rank()->Add(host_of_rank.begin(),
                                                               host_of_rank.end());
   SendDown(command.worker, std::move(message));
+  if (worker->second->last_plan == nullptr || !random_.Chance(10)) return;
+  // A plan of the epoch that is over is heard once more, in the new one.
+  timeline_.After(random_.Between(absl::ZeroDuration(), absl::Milliseconds(5)),
+                  [this, id = command.worker, plan = worker->second->last_plan] {
+                    SendDown(id, std::make_shared<proto::CoordinatorMessage>(*plan));
+                  });
 }
 
 void Switchboard::Execute(const LoadExperts& command) {
@@ -283,6 +300,10 @@ void Switchboard::Execute(const LoadExperts& command) {
 void Switchboard::Execute(const SendPlan& command) {
   auto message = std::make_shared<proto::CoordinatorMessage>();
   ToProto(command.plan, *message->mutable_step_plan());
+  const auto found = joined_.find(command.worker);
+  if (found != joined_.end() && random_.Chance(20)) {
+    found->second->last_plan = std::make_shared<proto::CoordinatorMessage>(*message);
+  }
   SendDown(command.worker, std::move(message));
 }
 
@@ -337,8 +358,19 @@ void Switchboard::Died(const Process& process) {
 void Switchboard::Cut(const Process& process) {
   for (const std::shared_ptr<Stream>& stream : streams_) {
     if (stream->process != &process || stream->given_up) continue;
-    Break(stream, random_.Chance(50));
+    if (random_.Chance(30)) {
+      stream->lost_up = true;  // it is told by silence, or when the worker dials anew
+    } else {
+      Break(stream, random_.Chance(50));
+    }
     EndAtWorker(stream, absl::UnavailableError("connection reset"));
+  }
+}
+
+void Switchboard::CoordinatorDied() {
+  joined_.clear();
+  for (const std::shared_ptr<Stream>& stream : streams_) {
+    if (!stream->closed) Close(stream, absl::UnavailableError("connection reset"));
   }
 }
 

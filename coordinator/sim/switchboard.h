@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Both ends of the streams between simulated workers and the coordinator: a CoordinatorLink for the worker,
-// and for the core what coordinator/link does with gRPC, by the same rules and with the same
-// translation. A stream keeps its order and loses nothing while it lives; it may break at any moment.
+// Both ends of the streams between simulated workers and the coordinator: a CoordinatorLink for the
+// worker, and for the core what coordinator/link does with gRPC, by the same rules and with the
+// same translation. A stream keeps its order and loses nothing while it lives; it may break at any
+// moment. Now and then it says a plan of an epoch that is over once more, in the next one.
 #pragma once
 
 #include <cstdint>
@@ -43,9 +44,13 @@ class Switchboard {
   // Its streams break; what it had sent may still arrive.
   void Died(const Process& process);
   void Cut(const Process& process);
+  // All streams break; what they had sent up is not heard.
+  void CoordinatorDied();
 
   // By which process a worker is; null if it is not connected.
   Process* Find(WorkerId worker) const;
+  // The latest epoch that its process had been told of when it dialled.
+  Epoch AssignedBefore(WorkerId worker) const;
 
  private:
   struct Stream;

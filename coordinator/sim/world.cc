@@ -22,6 +22,50 @@ bool IsRoutine(const Event& event) {
   return std::holds_alternative<Heartbeat>(event) || std::holds_alternative<shoal::Tick>(event);
 }
 
+// How hot each expert is thought to be; nothing of it need be true.
+std::vector<float> DrawLoad(Random& random, int experts) {
+  const uint64_t kind = random.Below(4);
+  std::vector<float> load;
+  for (int e = 0; e < experts; ++e) {
+    switch (kind) {
+      case 0:
+        load.push_back(7.0f);
+        break;
+      case 1:
+        load.push_back(1000.0f / static_cast<float>((e + 1) * (e + 1)));
+        break;
+      case 2:  // some have never been chosen
+        load.push_back(random.Chance(50) ? 0.0f : static_cast<float>(random.Below(1000)));
+        break;
+      default:  // none has
+        load.push_back(0.0f);
+    }
+  }
+  return load;
+}
+
+// Experts, their groups and loads. Fewer experts than workers only where copies are planned.
+void DrawExperts(uint64_t seed, WorldPlan& plan) {
+  Random random(seed, 1);
+  const bool few = random.Chance(15) && plan.core.holders + plan.core.redundant_experts > 1;
+  const int experts = few ? 2 + static_cast<int>(random.Below(3)) : std::max(8, plan.core.workers);
+  plan.shape.experts = experts;
+  plan.core.n_routed_experts = MakeModelConfig(plan.shape).RoutedExperts();
+  if (random.Chance(50)) {
+    do {
+      plan.core.n_group = 1 + static_cast<int>(random.Below(static_cast<uint64_t>(experts)));
+    } while (experts % plan.core.n_group != 0);
+  }
+  if (random.Chance(40)) {
+    for (const int of_layer : plan.core.n_routed_experts) {
+      plan.core.expert_load.push_back(DrawLoad(random, of_layer));
+    }
+  }
+  plan.even_hosts = random.Chance(50);
+  plan.shape.poison = random.Chance(5);
+  plan.fixed_ranks = random.Chance(8);
+}
+
 }  // namespace
 
 WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
@@ -33,8 +77,8 @@ WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
   if (options.holders > 0) plan.core.holders = std::min(options.holders, plan.core.workers);
   plan.core.redundant_experts = random.Chance(30) ? static_cast<int>(random.Below(6)) : 0;
   plan.shape.moe_layers = 1 + static_cast<int>(random.Below(2));
-  plan.shape.experts = std::max(8, plan.core.workers);
   plan.shape.skew = random.Chance(30) ? 1.0 : 0.0;
+  plan.shape.overflow_one_in = random.Chance(25) ? 200 : 0;
   plan.core.block_tokens = 1 << random.Below(4);
   plan.core.max_context = 20 + static_cast<int64_t>(random.Below(40));
   plan.shape.max_context = plan.core.max_context;
@@ -44,7 +88,7 @@ WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
   plan.core.prefix_cache = random.Chance(80);
   plan.core.step_timeout = random.Between(absl::Milliseconds(600), absl::Seconds(3));
   plan.core.loading_timeout = absl::Seconds(8);
-  plan.core.n_routed_experts = MakeModelConfig(plan.shape).RoutedExperts();
+  DrawExperts(seed, plan);
   plan.network.most_delay = random.Chance(70) ? absl::Microseconds(200) : absl::Milliseconds(3);
   plan.network.loud_deaths_percent = random.Chance(70) ? 90 : 0;
   plan.network.bytes_per_s = random.Chance(20) ? 10e6 : 0;
@@ -54,6 +98,7 @@ WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
   plan.load_time = random.Between(absl::Milliseconds(5), absl::Milliseconds(800));
   plan.step_time = random.Between(absl::Microseconds(200), absl::Milliseconds(4));
   plan.hosts = 1 + static_cast<int>(random.Below(4));
+  if (random.Chance(10)) plan.drain = random.Between(absl::ZeroDuration(), plan.busy_time);
   return plan;
 }
 
@@ -65,8 +110,8 @@ World::World(uint64_t seed, const WorldPlan& plan, bool trace)
       fault_random_(seed, 11),
       network_(plan.network, seed, timeline_),
       switchboard_(seed, timeline_, network_, [this](Event event) { Post(std::move(event)); }),
-      core_(Core::Create(plan.core)),
-      auditor_(plan.core, plan.shape, counts, problems) {
+      core_(Core::Create(plan.core)) {
+  auditor_.emplace(plan.core, plan.shape, counts, problems);
   for (int i = 0; i < 3; ++i) {
     std::vector<int32_t>& prompt = shared_prompts_.emplace_back();
     for (uint64_t t = random_.Below(30); t > 0; --t) {
@@ -92,7 +137,8 @@ void World::Note(const std::function<std::string()>& line) {
 
 void World::Begin() {
   for (int i = 0; i < plan_.core.workers; ++i) {
-    StartProcess(static_cast<int>(fault_random_.Below(plan_.hosts)));
+    StartProcess(plan_.even_hosts ? i % plan_.hosts
+                                  : static_cast<int>(fault_random_.Below(plan_.hosts)));
   }
   timeline_.After(kTick, [this] { Tick(); });
 }
@@ -110,20 +156,26 @@ void World::Run() {
   requests_left_ = plan_.requests;
   timeline_.After(absl::ZeroDuration(), [this] { NextRequest(); });
   timeline_.After(absl::Milliseconds(20), [this] { NextFault(); });
+  if (plan_.shape.poison) timeline_.After(plan_.busy_time / 4, [this] { ArrivePoisoned(); });
+  if (plan_.drain < plan_.busy_time) timeline_.After(plan_.drain, [this] { Post(DrainStarted{}); });
   timeline_.After(plan_.busy_time, [this] { Settle(); });
   while (problems.empty() && !settled_ && timeline_.RunNext()) {
   }
   if (problems.empty()) {
     const ClusterSnapshot snapshot = Snapshot();
-    auditor_.CheckSettled(snapshot);
+    auditor_->CheckSettled(snapshot);
     std::vector<Command> commands;
     core_->Step(shoal::Tick{}, now(), commands);
     if (!commands.empty()) Problem("an idle cluster was told something");
   }
+  CountWhatTheCoreCounts();
+}
+
+void World::CountWhatTheCoreCounts() {
   const ClusterSnapshot snapshot = Snapshot();
-  counts.preemptions = snapshot.preemptions;
-  counts.cache_hits = snapshot.prefix_cache_hits;
-  counts.steps = snapshot.steps;
+  counts.preemptions += snapshot.preemptions;
+  counts.cache_hits += snapshot.prefix_cache_hits;
+  counts.steps += snapshot.steps;
 }
 
 void World::Tick() {
@@ -139,19 +191,18 @@ void World::Settle() {
   Note([] { return std::string("-- nothing goes wrong any more"); });
   settling_ = true;
   settle_limit_ = now() + kSettleTime;
-  network_.Partition({}, absl::InfinitePast());
+  network_.Partition({}, /*from_coordinator=*/true, absl::InfinitePast());
   for (const std::unique_ptr<Process>& process : processes_) {
     if (process->dead()) continue;
     process->SetSlowness(1);
     process->Continue();
   }
   for (int live = LiveProcesses(); live < plan_.core.workers; ++live) StartProcess(0);
-  drains_ = random_.Chance(30);
-  if (drains_) Post(DrainStarted{});
+  if (random_.Chance(30)) Post(DrainStarted{});
 }
 
 void World::CheckWhetherSettled() {
-  const std::string unsettled = auditor_.Unsettled(Snapshot());
+  const std::string unsettled = auditor_->Unsettled(Snapshot());
   settled_ = unsettled.empty();
   if (!settled_ && now() > settle_limit_) Problem("no end in sight: " + unsettled);
 }
@@ -173,7 +224,12 @@ void World::Post(Event event) {
 void World::Tell(const Event& event) {
   if (!problems.empty()) return;
   if (!IsRoutine(event)) Note([&] { return Describe(event); });
-  auditor_.Before(event, now());
+  if (const auto* joined = std::get_if<WorkerJoined>(&event)) {
+    if (joined->last_epoch < switchboard_.AssignedBefore(joined->worker)) {
+      Problem("a worker does not bring along the epoch it was told of last");
+    }
+  }
+  auditor_->Before(event, now());
   std::vector<Command> commands;
   absl::Duration cpu;
   if (core_thread_ == nullptr) {
@@ -185,13 +241,13 @@ void World::Tell(const Event& event) {
   for (const Command& command : commands) {
     Note([&] { return "    " + Describe(command); });
   }
-  auditor_.After(event, commands, calm_);
+  auditor_->After(event, commands, calm_);
   if (observer_) observer_({event, commands, cpu});
   for (const Command& command : commands) Execute(command);
   const bool large = plan_.core.workers > 16;
   if (large ? std::holds_alternative<shoal::Tick>(event) && counts.events % 16 == 0
             : !commands.empty() || counts.events % 8 == 0) {
-    auditor_.CheckSnapshot(Snapshot());
+    auditor_->CheckSnapshot(Snapshot());
   }
 }
 
@@ -200,7 +256,7 @@ void World::TellNonsense(const Event& event) {
   Note([&] { return "(nonsense) " + Describe(event); });
   std::vector<Command> commands;
   core_->Step(event, now(), commands);
-  auditor_.HadNoEffect(event, commands);
+  auditor_->HadNoEffect(event, commands);
 }
 
 void World::Execute(const Command& command) {
@@ -255,6 +311,7 @@ Request World::DrawRequest() {
   for (uint64_t t = random_.Below(6); t > 0 || request.prompt.empty(); t -= t > 0) {
     request.prompt.push_back(static_cast<int32_t>(random_.Below(kVocabulary)));
   }
+  if (plan_.shape.poison && request.prompt[0] == kPoison) request.prompt[0] = 0;
   const auto context = static_cast<size_t>(plan_.core.max_context);
   if (request.prompt.size() >= context) request.prompt.resize(context - 1);
   const auto room = static_cast<int64_t>(context - request.prompt.size());
@@ -279,16 +336,24 @@ Request World::DrawRequest() {
   return request;
 }
 
+// Whoever runs it dies of it.
+void World::ArrivePoisoned() {
+  calm_ = false;
+  Request request = DrawRequest();
+  request.prompt[0] = kPoison;
+  request.n = 1;
+  Arrive(std::move(request));
+}
+
 void World::Arrive(Request request) { Post(RequestArrived{std::move(request)}); }
 
 void World::CancelOne() {
-  const std::vector<RequestId> live = auditor_.LiveRequests();
+  const std::vector<RequestId> live = auditor_->LiveRequests();
   if (live.empty()) return;
   const RequestId id = live[random_.Below(live.size())];
   std::optional<int32_t> which;
   if (random_.Chance(50)) {
-    which = static_cast<int32_t>(
-        random_.Below(static_cast<uint64_t>(auditor_.request(id).n)));
+    which = static_cast<int32_t>(random_.Below(static_cast<uint64_t>(auditor_->request(id).n)));
   }
   Post(RequestCancelled{id, which});
 }

@@ -8,6 +8,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,7 +41,10 @@ struct WorldPlan {
   int requests = 30;
   absl::Duration load_time = absl::Milliseconds(100);
   absl::Duration step_time = absl::Microseconds(300);
+  absl::Duration drain = absl::InfiniteDuration();  // so long after the beginning
   int hosts = 3;
+  bool fixed_ranks = false;  // every process can have one rank only, and nobody stands by
+  bool even_hosts = false;  // as many workers on each as on any other, if the numbers divide
 };
 WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options);
 
@@ -82,7 +86,7 @@ class World {
     core_thread_ = std::make_unique<CoreThread>();
   }
   absl::Time now() const { return timeline_.now(); }
-  bool serving() const { return auditor_.serving(); }
+  bool serving() const { return auditor_->serving(); }
   // By worker, over all its life.
   std::vector<int64_t> ReceivedBytes() const { return network_.ReceivedBytes(); }
 
@@ -95,8 +99,10 @@ class World {
   void Tick();
   void NextRequest();
   void CancelOne();
+  void ArrivePoisoned();
   void Settle();
   void CheckWhetherSettled();
+  void CountWhatTheCoreCounts();
   void Problem(const std::string& what);
   void Note(const std::function<std::string()>& line);
   void Digest(const Event& event, const std::vector<Command>& commands);
@@ -105,9 +111,14 @@ class World {
   void StartProcess(int host);
   void NextFault();
   void BreakSomething();
+  void RestartCoordinator();
   void ForgeSomething();
   void ForgeReport(WorkerId worker);
   void ForgeRequest();
+  // A new process in the place of one that is over, on its host or on another one.
+  void StartAnew(int host);
+  // The lowest rank that no live process has, if ranks are fixed; -1: none is free.
+  int FreeFixedRank() const;
   Process* AnyProcess();
   WorkerId AnyWorker();
   int LiveProcesses() const;
@@ -122,7 +133,7 @@ class World {
   Switchboard switchboard_;
   std::vector<std::unique_ptr<Process>> processes_;  // dead ones too
   std::unique_ptr<Core> core_;
-  Auditor auditor_;
+  std::optional<Auditor> auditor_;  // of the present core: another one begins with another core
   std::function<void(const Told&)> observer_;
   std::unique_ptr<CoreThread> core_thread_;  // with an observer
 
@@ -130,7 +141,6 @@ class World {
   int64_t last_request_ = 0;
   int requests_left_ = 0;
   bool settling_ = false;
-  bool drains_ = false;
   bool settled_ = false;
   bool calm_ = true;  // nothing has gone wrong so far
   absl::Time settle_limit_;

@@ -15,13 +15,25 @@ int World::LiveProcesses() const {
                                         [](const auto& process) { return !process->dead(); }));
 }
 
+int World::FreeFixedRank() const {
+  std::vector<bool> taken(plan_.core.workers, false);
+  for (const std::unique_ptr<Process>& process : processes_) {
+    if (!process->dead()) taken[process->options().fixed_rank] = true;
+  }
+  const auto free = std::find(taken.begin(), taken.end(), false);
+  return free == taken.end() ? -1 : static_cast<int>(free - taken.begin());
+}
+
 void World::StartProcess(int host) {
+  const int fixed_rank = plan_.fixed_ranks ? FreeFixedRank() : -1;
+  if (plan_.fixed_ranks && fixed_rank < 0) return;
   // Sometimes too few blocks for the longest request.
   const int64_t for_longest = (plan_.core.max_context + plan_.core.block_tokens - 1) /
                               plan_.core.block_tokens;
   ProcessOptions options;
   options.number = static_cast<int>(processes_.size()) + 1;
   options.host = host;
+  options.fixed_rank = fixed_rank;
   options.cache_blocks =
       std::max<int64_t>(1, for_longest + static_cast<int64_t>(fault_random_.Below(8)) - 2);
   options.block_tokens = plan_.core.block_tokens;
@@ -43,10 +55,14 @@ void World::StartProcess(int host) {
         });
         processes_[index]->Kill();
         timeline_.After(fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(200)),
-                        [this, host] {
-                          if (LiveProcesses() < plan_.core.workers) StartProcess(host);
-                        });
+                        [this, host] { StartAnew(host); });
       }));
+}
+
+void World::StartAnew(int host) {
+  if (LiveProcesses() >= plan_.core.workers) return;
+  StartProcess(fault_random_.Chance(75) ? host
+                                        : static_cast<int>(fault_random_.Below(plan_.hosts)));
 }
 
 void World::Kill(int rank) {
@@ -97,7 +113,7 @@ void World::BreakSomething() {
   if (process == nullptr) return StartProcess(0);
   const absl::Duration later =
       fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(900));
-  switch (fault_random_.Below(12)) {
+  switch (fault_random_.Below(14)) {
     case 0:  // dies; sometimes another one with it, or a little later
     case 1:
     case 2: {
@@ -107,11 +123,8 @@ void World::BreakSomething() {
         note(victim, "dies");
         victim.Kill();
         if (fault_random_.Chance(25)) return;  // for good
-        timeline_.After(
-            fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(500)),
-            [this, host = victim.options().host] {
-              if (LiveProcesses() < plan_.core.workers) StartProcess(host);
-            });
+        timeline_.After(fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(500)),
+                        [this, host = victim.options().host] { StartAnew(host); });
       };
       die(*process);
       Process* const other = AnyProcess();
@@ -138,12 +151,17 @@ void World::BreakSomething() {
     case 7: {
       Process* const other = AnyProcess();
       if (other == process) break;
-      const bool silent = fault_random_.Chance(40);
+      using Loss = Network::Loss;
+      const Loss loss = fault_random_.Chance(55)   ? Loss::kNoticed
+                        : fault_random_.Chance(50) ? Loss::kSilent
+                                                   : Loss::kOneWay;
       Note([&] {
-        return absl::StrCat("-- the link between processes ", process->options().number, " and ",
-                            other->options().number, silent ? " loses everything" : " breaks");
+        return absl::StrCat("-- the link ", loss == Loss::kOneWay ? "from" : "between",
+                            " processes ", process->options().number, " and ",
+                            other->options().number,
+                            loss == Loss::kNoticed ? " breaks" : " loses everything");
       });
-      network_.Cut(*process, *other, silent);
+      network_.Cut(*process, *other, loss);
       break;
     }
     case 8: {
@@ -151,8 +169,14 @@ void World::BreakSomething() {
       for (int host = 0; host < plan_.hosts; ++host) {
         if (fault_random_.Chance(40)) cut_off.push_back(host);
       }
-      Note([&] { return absl::StrCat("-- ", cut_off.size(), " hosts are cut off"); });
-      network_.Partition(std::move(cut_off), now() + later);
+      const bool from_coordinator = fault_random_.Chance(65);
+      const absl::Duration time = fault_random_.Chance(80) ? later : 5 * later;
+      Note([&] {
+        return absl::StrCat("-- ", cut_off.size(), " hosts are cut off",
+                            from_coordinator ? "" : " from the others, not from the coordinator",
+                            " for ", absl::FormatDuration(time));
+      });
+      network_.Partition(std::move(cut_off), from_coordinator, now() + time);
       break;
     }
     case 9:
@@ -163,6 +187,13 @@ void World::BreakSomething() {
     case 10:
       note(*process, "loses its device");
       process->BreakDevice();
+      break;
+    case 11:
+      note(*process, "is asked to leave");
+      process->Terminate();
+      break;
+    case 12:
+      if (fault_random_.Chance(25)) RestartCoordinator();
       break;
     default:
       if (fault_random_.Chance(50)) {
@@ -179,6 +210,18 @@ void World::BreakSomething() {
   }
 }
 
+// It comes back with nothing: its clients are gone, its workers dial in as they are.
+void World::RestartCoordinator() {
+  Note([] { return std::string("-- the coordinator dies, and comes back"); });
+  ++counts.restarts;
+  CountWhatTheCoreCounts();
+  switchboard_.CoordinatorDied();
+  heard_.clear();
+  backlog_.clear();
+  core_ = Core::Create(plan_.core);
+  auditor_.emplace(plan_.core, plan_.shape, counts, problems);
+}
+
 // --- Nonsense ---
 
 // Events that no sane party sends, or that come too late; none of them may disturb anybody.
@@ -192,23 +235,23 @@ void World::ForgeSomething() {
   }
   const WorkerId stranger(1'000'000 + static_cast<int64_t>(fault_random_.Below(9)));
   const WorkerId worker = fault_random_.Chance(70) ? AnyWorker() : stranger;
-  switch (fault_random_.Below(9)) {
+  switch (fault_random_.Below(10)) {
     case 0:
       return TellNonsense(WorkerLost{stranger, "who?"});
     case 1:
       return TellNonsense(Heartbeat{worker});
     case 2:
       return TellNonsense(WorkerReady{
-          worker, Epoch(auditor_.epoch().value() + (fault_random_.Chance(50) ? 1 : -1))});
+          worker, Epoch(auditor_->epoch().value() + (fault_random_.Chance(50) ? 1 : -1))});
     case 3:
       return ForgeReport(worker);
     case 4:
       return TellNonsense(RequestCancelled{RequestId(-4), std::nullopt});
     case 5: {
-      const std::vector<RequestId> live = auditor_.LiveRequests();
+      const std::vector<RequestId> live = auditor_->LiveRequests();
       if (live.empty()) return;
       return TellNonsense(RequestCancelled{
-          live.front(), fault_random_.Chance(50) ? -1 : auditor_.request(live.front()).n + 3});
+          live.front(), fault_random_.Chance(50) ? -1 : auditor_->request(live.front()).n + 3});
     }
     case 6: {  // refused on arrival
       WorkerJoined joined;
@@ -226,8 +269,17 @@ void World::ForgeSomething() {
       return;
     }
     case 7:  // not asked, or said before
-      if (auditor_.formed() && auditor_.IsConnected(worker) && !auditor_.IsMember(worker)) return;
+      if (auditor_->formed() && auditor_->IsConnected(worker) && !auditor_->IsMember(worker))
+        return;
       return TellNonsense(WorkerLoaded{worker});
+    case 8: {  // who is here already
+      if (!auditor_->IsConnected(worker)) return;
+      WorkerJoined joined;
+      joined.worker = worker;
+      joined.cache_blocks = 1 + static_cast<int64_t>(fault_random_.Below(40));
+      joined.last_epoch = Epoch(auditor_->epoch().value() + 7);
+      return TellNonsense(joined);
+    }
     default:
       return ForgeRequest();
   }
@@ -235,8 +287,8 @@ void World::ForgeSomething() {
 
 // A report of another epoch, of a step long gone or never planned, or by one that is no member.
 void World::ForgeReport(WorkerId worker) {
-  const Epoch epoch = auditor_.epoch();
-  const StepId planned = auditor_.last_planned();
+  const Epoch epoch = auditor_->epoch();
+  const StepId planned = auditor_->last_planned();
   StepDone done;
   done.worker = worker;
   done.epoch = fault_random_.Chance(60)
@@ -259,9 +311,9 @@ void World::ForgeReport(WorkerId worker) {
 
 void World::ForgeRequest() {
   if (fault_random_.Chance(50)) {  // the same id again, while it lives
-    const std::vector<RequestId> live = auditor_.LiveRequests();
+    const std::vector<RequestId> live = auditor_->LiveRequests();
     if (live.empty()) return;
-    return TellNonsense(RequestArrived{auditor_.request(live.front())});
+    return TellNonsense(RequestArrived{auditor_->request(live.front())});
   }
   Request request = DrawRequest();
   switch (fault_random_.Below(4)) {

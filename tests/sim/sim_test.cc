@@ -2,6 +2,8 @@
 // Shows that no request is lost and no token changed whatever goes wrong: 2,000 seeded worlds
 // (coordinator/sim) of clients, the real core, real workers and faults, with all invariants checked after
 // every event. A failure prints its seed and the end of its trace. SHOAL_SEED=n runs world n alone.
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -48,6 +50,7 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
   print("steps", sum.steps);
   print("of them without some rank", sum.absent_steps);
   print("processes killed", sum.deaths);
+  print("coordinators killed", sum.restarts);
   print("workers lost", sum.losses);
   print("of them evicted alive", sum.false_alarms);
   print("epochs after the first", sum.epochs);
@@ -58,7 +61,7 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
   print("choices finished", sum.finished);
   print("of them during a change of epoch", sum.survived);
   print("choices cancelled", sum.cancelled);
-  print("choices failed (deadline, too large)", sum.failed);
+  print("choices failed (deadline, too large, no numbers)", sum.failed);
   print("requests rejected", sum.rejected);
   print("preemptions", sum.preemptions);
   print("tokens from prefix caches", sum.cache_hits);
@@ -69,6 +72,7 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
   EXPECT_GT(sum.finished, 10 * worlds);
   EXPECT_GT(sum.survived, 5 * worlds);
   EXPECT_GT(sum.deaths, worlds);
+  EXPECT_GT(sum.restarts, worlds / 20);
   EXPECT_GT(sum.false_alarms, worlds / 2);
   EXPECT_GT(sum.epochs, 2 * worlds);
   EXPECT_GT(sum.pauses, worlds / 4);
@@ -79,6 +83,39 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
   EXPECT_GT(sum.stale_events, 5 * worlds);
   EXPECT_GT(sum.preemptions, worlds);
   EXPECT_GT(sum.cache_hits, 10 * worlds);
+}
+
+// coordinator/sim/README.md says what each found.
+TEST(Sim, SeedsThatFoundBugsFindThemNoMore) {
+  for (const uint64_t seed : {69, 121, 131, 1823, 67, 294, 543, 823, 1530}) {
+    World world(seed, WorldOptions{});
+    world.Run();
+    EXPECT_TRUE(world.problems.empty()) << "seed " << seed << ": " << world.problems.front();
+  }
+}
+
+TEST(Sim, ExpertsOfAllKindsAreDrawn) {
+  int grouped = 0;
+  int loaded = 0;
+  int cold = 0;  // experts without any load
+  int few = 0;   // experts, for so many workers
+  int hierarchical = 0;
+  for (uint64_t seed = 1; seed <= 2000; ++seed) {
+    const WorldPlan plan = DrawPlan(seed, {});
+    ASSERT_TRUE(Validate(plan.core).ok()) << "seed " << seed;
+    const std::vector<std::vector<float>>& load = plan.core.expert_load;
+    const bool even = plan.even_hosts && plan.hosts > 1 && plan.core.workers % plan.hosts == 0;
+    grouped += plan.core.n_group > 1;
+    loaded += !load.empty();
+    cold += !load.empty() && std::count(load[1].begin(), load[1].end(), 0.0f) > 0;
+    few += plan.shape.experts < plan.core.workers;
+    hierarchical += even && plan.core.n_group % plan.hosts == 0;
+  }
+  EXPECT_GT(grouped, 500);
+  EXPECT_GT(loaded, 500);
+  EXPECT_GT(cold, 200);
+  EXPECT_GT(few, 20);
+  EXPECT_GT(hierarchical, 30);
 }
 
 TEST(Sim, ASeedGivesTheSameWorldTwice) {
@@ -96,6 +133,37 @@ TEST(Sim, ASeedGivesTheSameWorldTwice) {
     ASSERT_EQ(silent.digest(), traced.digest());
     ASSERT_TRUE(silent.trace().empty());
   }
+}
+
+// Nobody can load in the time given for it: whoever is evicted for that has done nothing wrong.
+TEST(Sim, AFailureIsTheSameTwice) {
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    WorldPlan plan = DrawPlan(seed, {});
+    plan.peaceful = true;
+    plan.shape.poison = false;
+    plan.load_time = absl::Milliseconds(500);
+    plan.core.loading_timeout = absl::Microseconds(1);
+    World once(seed, plan, /*trace=*/true);
+    World again(seed, plan, /*trace=*/true);
+    World silent(seed, plan, /*trace=*/false);
+    for (World* world : {&once, &again, &silent}) world->Run();
+    ASSERT_FALSE(once.problems.empty());
+    EXPECT_NE(once.problems[0].find("evicted for nothing"), std::string::npos) << once.problems[0];
+    EXPECT_EQ(once.problems, again.problems);
+    EXPECT_EQ(once.problems, silent.problems);
+    EXPECT_EQ(once.trace(), again.trace());
+    EXPECT_EQ(once.digest(), silent.digest());
+  }
+}
+
+TEST(Sim, TheLastSeedIsOneToo) {
+  CampaignOptions options;
+  options.last = UINT64_MAX;
+  options.first = options.last - 3;
+  options.threads = 8;
+  const CampaignResult result = RunCampaign(options);
+  EXPECT_EQ(result.worlds, 4);
+  EXPECT_TRUE(result.failures.empty());
 }
 
 }  // namespace

@@ -333,6 +333,43 @@ TEST(CoreRecovery, ARequestThatKillsEveryWorkerIsGivenUpInTheEnd) {
   EXPECT_EQ(t.Snapshot().requests_running, 0);
 }
 
+// Lets the only worker die eight times, and another one take its place each time; what is said at
+// the last death.
+Lines DieEightTimes(Transcript& t) {
+  for (int death = 1;; ++death) {
+    Lines lines = t.Lose(death);
+    if (death == 8) return lines;
+    EXPECT_THAT(lines, Not(Contains(StartsWith("emit")))) << death;
+    t.Join(death + 1);
+    t.Loaded(death + 1);
+    t.Ready(death + 1, t.Snapshot().epoch.value());
+  }
+}
+
+TEST(CoreRecovery, SoIsOneThatHasLeftWithItsOnlyRow) {
+  Transcript t(Transcript::Small());
+  t.Serve();
+  t.Arrive(MakeRequest(1, 2, 1));
+  EXPECT_THAT(DieEightTimes(t),
+              Contains(StartsWith("emit r1.0 @0 [] error UNAVAILABLE: 8 workers")));
+  EXPECT_EQ(t.Snapshot().requests_waiting, 0);
+}
+
+TEST(CoreRecovery, WhoOnlyRanBesideItGetsOn) {
+  for (const int32_t max_tokens : {1, 9}) {
+    Transcript t(Transcript::Small());
+    t.Serve();
+    t.Arrive(MakeRequest(1, 2, max_tokens));
+    t.Arrive(MakeRequest(2, 2, 9));
+    const Lines lines = DieEightTimes(t);
+    EXPECT_THAT(lines, Contains(StartsWith("emit r1.0 @0 [] error UNAVAILABLE: 8 workers")));
+    EXPECT_THAT(lines, Not(Contains(StartsWith("emit r2")))) << max_tokens;
+    t.Join(9);
+    t.Loaded(9);
+    EXPECT_THAT(First(t.Ready(9, t.Snapshot().epoch.value())), HasSubstr("new ")) << max_tokens;
+  }
+}
+
 TEST(CoreRecovery, ARequestTooLargeForTheSurvivorsHoldsUpNobody) {
   Transcript t(Doubled(2));
   t.Join(1, 4);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "comm/connect.h"
 #include "engine/base/status_macros.h"
 #include "proto/cluster.pb.h"
 #include "spdlog/spdlog.h"
@@ -18,10 +19,9 @@ namespace shoal {
 namespace {
 
 constexpr int kProtocolVersion = 1;
-constexpr absl::Duration kConnectTimeout = absl::Seconds(10);
-// After a failed connect the core usually knows why and raises the epoch; if it does not, dialling
-// anew makes it.
-constexpr absl::Duration kConnectGrace = absl::Seconds(2);
+// To all peers, who may still have to finish the layer that they compute.
+constexpr absl::Duration kConnectTimeout = absl::Seconds(3);
+constexpr absl::Duration kConnectTimeoutPerRank = absl::Milliseconds(10);
 constexpr absl::Duration kMinBackoff = absl::Milliseconds(20);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(2);
 // Loading must not take the cores from those who serve meanwhile.
@@ -242,7 +242,7 @@ absl::Status Worker::Serve(CoordinatorLink& link) {
     SHOAL_RETURN_IF_ERROR(OnLoaded(link));
     if (environment_.Now() >= report_expert_tokens_at_) ReportExpertTokens(link);
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<proto::CoordinatorMessage> message,
-                           link.Receive(std::min(abandon_at_, report_expert_tokens_at_)));
+                           link.Receive(report_expert_tokens_at_));
     if (stopped()) {
       auto goodbye = std::make_unique<proto::WorkerMessage>();
       goodbye->mutable_goodbye();
@@ -250,12 +250,8 @@ absl::Status Worker::Serve(CoordinatorLink& link) {
       link.Finish(environment_.Now() + absl::Milliseconds(500));
       return absl::OkStatus();
     }
-    if (message == nullptr) {
-      if (environment_.Now() >= abandon_at_) {
-        abandon_at_ = absl::InfiniteFuture();
-        return absl::UnavailableError("the peers of this epoch cannot be reached");
-      }
-    } else if (message->has_step_plan()) {
+    if (message == nullptr) continue;
+    if (message->has_step_plan()) {
       OnPlan(link, message->step_plan());
     } else if (message->has_assign_rank()) {
       SHOAL_RETURN_IF_ERROR(OnAssign(link, message->assign_rank()));
@@ -276,7 +272,6 @@ absl::Status Worker::Serve(CoordinatorLink& link) {
 
 absl::Status Worker::OnAssign(CoordinatorLink& link, const proto::AssignRank& assign) {
   connected_ = ready_ = false;
-  abandon_at_ = absl::InfiniteFuture();
   was_told_ = true;
   token_limit_ = std::clamp(assign.token_limit(), 0, options_.model.vocab_size);
   const std::vector<std::string> endpoints(assign.endpoints().begin(), assign.endpoints().end());
@@ -331,15 +326,18 @@ absl::Status Worker::TakeRank(RankId rank, int world_size) {
 }
 
 absl::Status Worker::Connect(CoordinatorLink& link, const std::vector<std::string>& endpoints) {
-  absl::StatusOr<Exchange*> exchange =
-      fabric_->Connect(epoch_, rank_, endpoints, environment_.Now() + kConnectTimeout);
+  const auto world = static_cast<int64_t>(endpoints.size());
+  absl::StatusOr<Exchange*> exchange = fabric_->Connect(
+      epoch_, rank_, endpoints,
+      environment_.Now() + kConnectTimeout + world * kConnectTimeoutPerRank);
   if (!exchange.ok()) {
-    spdlog::log(absl::IsAborted(exchange.status()) ? spdlog::level::info : spdlog::level::warn,
+    const absl::Status& why = exchange.status();
+    spdlog::log(absl::IsAborted(why) ? spdlog::level::info : spdlog::level::warn,
                 "epoch {}: rank {} cannot connect to its peers: {}", epoch_.value(), rank_.value(),
-                std::string(exchange.status().message()));
+                std::string(why.message()));
     // Nobody is to blame who could come back, and no later epoch will change it.
-    if (absl::IsInvalidArgument(exchange.status())) return Leave(link, exchange.status());
-    abandon_at_ = environment_.Now() + kConnectGrace;
+    if (absl::IsInvalidArgument(why)) return Leave(link, why);
+    ReportConnectFailure(link, why);
     return absl::OkStatus();
   }
   exchange_->Attach(*exchange);
@@ -351,6 +349,16 @@ absl::Status Worker::Connect(CoordinatorLink& link, const std::vector<std::strin
                rank_.value(), present, endpoints.size(), std::string(fabric_->transport()));
   connected_ = true;
   return absl::OkStatus();
+}
+
+void Worker::ReportConnectFailure(CoordinatorLink& link, const absl::Status& why) {
+  auto message = std::make_unique<proto::WorkerMessage>();
+  proto::ConnectFailed& failed = *message->mutable_connect_failed();
+  failed.set_epoch(epoch_.value());
+  failed.mutable_status()->set_code(static_cast<int>(why.code()));
+  failed.mutable_status()->set_message(std::string(why.message()));
+  for (const RankId rank : UnreachedPeers(why)) failed.add_ranks(rank.value());
+  link.Send(std::move(message));
 }
 
 absl::Status Worker::Leave(CoordinatorLink& link, const absl::Status& why) {

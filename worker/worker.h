@@ -98,6 +98,7 @@ class Worker {
   // Connects to all peers of the epoch. That one cannot be reached is no error of ours, that none ever
   // could be is.
   absl::Status Connect(CoordinatorLink& link, const std::vector<std::string>& endpoints);
+  void ReportConnectFailure(CoordinatorLink& link, const absl::Status& why);
   // Sees to it that the experts of `placement` are loaded or being loaded; with the given niceness.
   absl::Status EnsureShare(const ExpertPlacement& placement, int niceness);
   void StartLoading(const ExpertPlacement& placement, int niceness);
@@ -133,7 +134,6 @@ class Worker {
   bool ready_ = false;      // plans of epoch_ may come
   bool moving_ = false;     // to another rank: leave this one when the connection is over
   std::optional<int64_t> owed_serial_;              // of the LoadExperts not answered yet
-  absl::Time abandon_at_ = absl::InfiniteFuture();  // when a failed connect is given up
   ExpertTokenReport expert_tokens_;
   absl::Time report_expert_tokens_at_ = absl::InfiniteFuture();  // there may be news then
   bool was_told_ = false;                           // by this connection, what to be

@@ -19,6 +19,8 @@ namespace {
 
 constexpr absl::string_view kPrefix = "grpc:";
 constexpr absl::Duration kFirstPause = absl::Milliseconds(25);
+// A rank is told to connect only when its peers listen: one that still refuses then will not do.
+constexpr absl::Duration kRefusedPatience = absl::Milliseconds(500);
 constexpr absl::Duration kLongestPause = absl::Milliseconds(800);
 constexpr absl::Duration kLeave = absl::Seconds(1);
 
@@ -120,7 +122,11 @@ absl::Status GrpcFabric::AdvanceDialled(const Hello& mine, absl::Span<const std:
     SHOAL_ASSIGN_OR_RETURN(peer.sender, Dial(mine, RankId(rank), endpoints[rank]));
   }
   const std::optional<absl::Status> state = peer.sender->State();
-  if (!state.has_value() || state->ok()) return absl::OkStatus();
+  if (!state.has_value()) return absl::OkStatus();
+  if (state->ok()) {
+    peer.last_failure = absl::OkStatus();
+    return absl::OkStatus();
+  }
   if (!absl::IsUnavailable(*state)) return *state;  // refused
   peer.last_failure = *state;
   peer.sender.reset();
@@ -159,6 +165,7 @@ absl::Status GrpcFabric::Advance(const Hello& mine, absl::Span<const std::string
 
 absl::Status GrpcFabric::Introduce(const Hello& mine, absl::Span<const std::string> endpoints,
                                    absl::Time deadline, std::vector<Peer>& peers) {
+  const absl::Time patience = std::min(deadline, absl::Now() + kRefusedPatience);
   service_.StartEpoch(mine.epoch);
   for (int rank = 0; rank < mine.world; ++rank) {
     peers[rank].done = rank == mine.rank.value() || endpoints[rank].empty();
@@ -166,22 +173,26 @@ absl::Status GrpcFabric::Introduce(const Hello& mine, absl::Span<const std::stri
   while (true) {
     const uint32_t heard = changed_.Listen();
     SHOAL_RETURN_IF_ERROR(gate_.Check(mine.epoch));
-    int missing = -1;
+    std::vector<RankId> missing, refused;
     for (int rank = 0; rank < mine.world; ++rank) {
       Peer& peer = peers[rank];
       if (peer.done) continue;
       if (absl::Status status = Advance(mine, endpoints, rank, peer); !status.ok()) {
-        return ConnectError(mine.epoch, mine.rank, RankId(rank), endpoints[rank], status);
+        return ConnectError(mine, endpoints, {RankId(rank)}, status);
       }
-      if (!peer.done) missing = rank;
+      if (peer.done) continue;
+      missing.push_back(RankId(rank));
+      if (!peer.last_failure.ok()) refused.push_back(RankId(rank));
     }
-    if (missing < 0) return absl::OkStatus();
-    const absl::Duration left = deadline - absl::Now();
+    if (missing.empty()) return absl::OkStatus();
+    const absl::Time now = absl::Now();
+    if (!refused.empty() && now >= patience) {
+      return ConnectError(mine, endpoints, refused, peers[refused.front().value()].last_failure);
+    }
+    const absl::Duration left = deadline - now;
     if (left <= absl::ZeroDuration()) {
-      const absl::Status& failure = peers[missing].last_failure;
-      return ConnectError(
-          mine.epoch, mine.rank, RankId(missing), endpoints[missing],
-          failure.ok() ? absl::DeadlineExceededError("it has not connected") : failure);
+      return ConnectError(mine, endpoints, missing,
+                          absl::DeadlineExceededError("it has not connected"));
     }
     changed_.Sleep(heard, std::min(left, kFirstPause));
   }

@@ -41,7 +41,7 @@ absl::StatusOr<Exchange*> InprocessFabric::Connect(Epoch epoch, RankId rank,
     absl::StatusOr<Hub::Offer> offer =
         hub_->Take(endpoints[peer], endpoint_, epoch, deadline, gate_);
     absl::Status status = offer.ok() ? JudgeHello(mine, offer->hello, endpoints) : offer.status();
-    if (!status.ok()) return ConnectError(epoch, rank, RankId(peer), endpoints[peer], status);
+    if (!status.ok()) return ConnectError(mine, endpoints, {RankId(peer)}, status);
     out[peer] = std::make_unique<LaneWriter>(std::move(offer->lane));
   }
   if (exchange_ == nullptr) {

@@ -27,19 +27,19 @@ absl::Status MpiGreeting::Greet(const Hello& mine, absl::Span<const std::string>
   }
   while (true) {
     SHOAL_RETURN_IF_ERROR(gate.Check(mine.epoch));
-    int missing = -1;
+    std::vector<RankId> missing;
     for (int peer = 0; peer < mine.world; ++peer) {
       if (greeted[peer]) continue;
       const absl::StatusOr<bool> has = HasGreeted(mine, endpoints, peer, deadline);
       if (!has.ok()) {
-        return ConnectError(mine.epoch, mine.rank, RankId(peer), endpoints[peer], has.status());
+        return ConnectError(mine, endpoints, {RankId(peer)}, has.status());
       }
       greeted[peer] = *has;
-      if (!*has) missing = peer;
+      if (!*has) missing.push_back(RankId(peer));
     }
-    if (missing < 0) break;
+    if (missing.empty()) break;
     if (absl::Now() >= deadline) {
-      return ConnectError(mine.epoch, mine.rank, RankId(missing), endpoints[missing],
+      return ConnectError(mine, endpoints, missing,
                           absl::DeadlineExceededError("it has not connected"));
     }
     absl::SleepFor(kNap);

@@ -33,21 +33,22 @@ Handshake::Handshake(const Hello& mine, absl::Span<const std::string> endpoints,
       dialling_(endpoints.size()) {}
 
 absl::Status Handshake::Error(int peer, const absl::Status& why) const {
-  return ConnectError(mine_.epoch, mine_.rank, RankId(peer), endpoints_[peer], why);
+  return ConnectError(mine_, endpoints_, {RankId(peer)}, why);
 }
 
-int Handshake::FirstMissing() const {
+std::vector<RankId> Handshake::Missing() const {
+  std::vector<RankId> missing;
   for (int peer = 0; peer < mine_.world; ++peer) {
-    if (IsPeer(peer) && !sockets_[peer]) return peer;
+    if (IsPeer(peer) && !sockets_[peer]) missing.push_back(RankId(peer));
   }
-  return -1;
+  return missing;
 }
 
 absl::Status Handshake::Run(absl::Time deadline, const ConnectGate& gate,
                             const UniqueFd& abandoned) {
   constexpr size_t kFixed = 2;  // descriptors polled before those of `pending_`
   std::vector<pollfd> polled;
-  for (int missing = FirstMissing(); missing >= 0; missing = FirstMissing()) {
+  for (auto missing = Missing(); !missing.empty(); missing = Missing()) {
     SHOAL_RETURN_IF_ERROR(gate.Check(mine_.epoch));
     SHOAL_RETURN_IF_ERROR(Dial());
     polled.assign(1, {.fd = listener_.get(), .events = POLLIN, .revents = 0});
@@ -57,7 +58,8 @@ absl::Status Handshake::Run(absl::Time deadline, const ConnectGate& gate,
     }
     const absl::Duration left = deadline - absl::Now();
     if (left <= absl::ZeroDuration()) {
-      return Error(missing, absl::DeadlineExceededError("it has not connected"));
+      return ConnectError(mine_, endpoints_, missing,
+                          absl::DeadlineExceededError("it has not connected"));
     }
     const auto left_ms = absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1)));
     poll(polled.data(), polled.size(), static_cast<int>(std::min<int64_t>(left_ms, kRedialMs)));

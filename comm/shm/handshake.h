@@ -48,7 +48,7 @@ class Handshake {
   absl::Status Finish(int peer, UniqueFd socket, const UniqueFd& lane);
   absl::Status Error(int peer, const absl::Status& why) const;
   bool IsPeer(int rank) const { return rank != mine_.rank.value() && !endpoints_[rank].empty(); }
-  int FirstMissing() const;
+  std::vector<RankId> Missing() const;
 
   const Hello& mine_;
   absl::Span<const std::string> endpoints_;

@@ -30,7 +30,8 @@ struct WorkerSnapshot {
   RankId rank;
   int64_t pid = 0;
   std::string host;
-  // "loading" its experts; "joining": waits for its epoch to begin; "serving"; "draining"; "gone".
+  // "loading" its experts; "joining": waits for its epoch to begin; "serving"; "draining"; "left
+  // out": others cannot reach it, or it them; "gone".
   std::string state;
   int experts = 0;  // physical experts held, over all layers
   int64_t blocks_used = 0;
@@ -47,10 +48,11 @@ struct Recovery {
     kLoss,    // a member was lost
     kStep,    // a step failed, and no member is to blame
     kEntry,   // a worker has loaded and enters
+    kConnect,  // members could not connect to each other
   };
   Epoch epoch;  // that it led to
   Cause cause = Cause::kLoss;
-  std::string who;  // was lost, reported the failure, or enters
+  std::string who;  // was lost, reported the failure, enters, or is left out
   std::string why;
   absl::Time heard;      // last sign of life of who was lost; else as `suspected`
   absl::Time suspected;  // silent at a Tick, connection closed, failure reported, loaded
@@ -63,7 +65,7 @@ struct Recovery {
   int64_t replayed = 0;  // sequences that went to the queue, to be computed again
 };
 
-// "loss", "step", "entry".
+// "loss", "step", "entry", "connect".
 inline const char* CauseName(Recovery::Cause cause) {
   switch (cause) {
     case Recovery::Cause::kLoss:
@@ -72,6 +74,8 @@ inline const char* CauseName(Recovery::Cause cause) {
       return "step";
     case Recovery::Cause::kEntry:
       return "entry";
+    case Recovery::Cause::kConnect:
+      return "connect";
   }
   return "?";
 }
@@ -89,6 +93,8 @@ struct WaitingSnapshot {
   std::optional<RankId> straggler;
 };
 
+inline constexpr absl::Duration kBriefConnect = absl::Seconds(1);
+
 struct ClusterSnapshot {
   Epoch epoch;
   std::vector<WorkerSnapshot> workers;  // by rank
@@ -101,8 +107,9 @@ struct ClusterSnapshot {
   int64_t generation_tokens = 0;
   int64_t steps = 0;
   BlockLifetimes block_lifetimes;  // of all ranks since the start
-  // Steps are computed, or will be as soon as the members of a new epoch are connected. False before
-  // the unit is formed, and while it is paused: requests are taken and wait all the same.
+  // Steps are computed; or will be as soon as the members of a new epoch are connected, and that was
+  // announced less than kBriefConnect ago. False before the unit is formed, while it is paused, and
+  // when connecting takes longer: requests are taken and wait all the same.
   bool serving = false;
   std::string paused;     // which expert has no live holder; empty: all have one
   int least_holders = 0;  // live holders of the expert that has the fewest

@@ -37,6 +37,8 @@ WorkerSnapshot ViewWorker(const ServingState& state, const Membership& membershi
     view.state = "gone";
   } else if (!member.loaded) {
     view.state = "loading";
+  } else if (member.left_out) {
+    view.state = "left out";
   } else if (!state.serving || !member.in_epoch) {
     view.state = "joining";
   } else {
@@ -72,7 +74,8 @@ ClusterSnapshot ViewCluster(const ServingState& state, const Membership& members
   view.generation_tokens = counters.generation_tokens;
   view.steps = counters.steps;
   view.block_lifetimes = state.block_lifetimes;
-  view.serving = state.serving || membership.connecting();
+  view.serving = state.serving ||
+                 (membership.connecting() && now - membership.announced_at() < kBriefConnect);
   view.paused = membership.paused();
   view.least_holders = membership.redundancy().least_holders;
   view.most_holders = membership.redundancy().most_holders;

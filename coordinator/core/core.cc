@@ -74,9 +74,13 @@ class CoordinatorCore final : public Core {
   }
   void On(const WorkerLoaded& event, absl::Time now, std::vector<Command>& commands) {
     membership_.Answered(event.worker, now);
-    if (membership_.Loaded(event.worker, now, commands)) loaded_last_ = now;
+    membership_.Loaded(event.worker, now, commands);
   }
   void On(const WorkerReady& event, absl::Time now, std::vector<Command>& commands);
+  void On(const ConnectFailed& event, absl::Time now, std::vector<Command>&) {
+    membership_.Answered(event.worker, now);
+    membership_.Unconnected(event, now);
+  }
   void On(const WorkerLost& event, absl::Time now, std::vector<Command>& commands) {
     EndAfterLoss(membership_.Lost(event.worker, event.why, now, commands), now, commands);
   }
@@ -105,7 +109,6 @@ class CoordinatorCore final : public Core {
   RecoveryLog log_;
   WaitingMatrix waiting_;
   ExpertTokenCounts expert_tokens_;
-  absl::Time loaded_last_;  // a worker said so
 };
 
 void CoordinatorCore::End(Recovery::Cause cause, const EpochEnd& end, absl::Time now,
@@ -128,7 +131,8 @@ void CoordinatorCore::End(Recovery::Cause cause, const EpochEnd& end, absl::Time
 }
 
 void CoordinatorCore::LetEnter(absl::Time now, std::vector<Command>& commands) {
-  const EpochEnd end{membership_.entrants(), "has loaded its experts", loaded_last_, loaded_last_};
+  const EpochEnd end{membership_.entrants(), "can enter", membership_.entrants_since(),
+                     membership_.entrants_since()};
   membership_.Raise(now, commands);
   End(Recovery::Cause::kEntry, end, now, commands);
 }
@@ -181,6 +185,9 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
 
 void CoordinatorCore::On(const Tick&, absl::Time now, std::vector<Command>& commands) {
   EndAfterLoss(membership_.Tick(now, commands), now, commands);
+  if (const std::optional<EpochEnd> end = membership_.Settle(now, commands)) {
+    End(Recovery::Cause::kConnect, *end, now, commands);
+  }
   std::vector<Membership::Eviction> overdue;
   for (const RankId rank : OverdueRanks(state_, now)) {
     overdue.push_back({state_.ranks[rank.value()].worker,

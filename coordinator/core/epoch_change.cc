@@ -21,7 +21,9 @@ void WaitAgain(ServingState& state, Sequence& sequence) {
 }
 
 bool IsLost(const RankBatch& rank, const Roster& roster) {
-  return rank.present && roster.Find(rank.worker) == nullptr;
+  if (!rank.present) return false;
+  const Member* member = roster.Find(rank.worker);
+  return member == nullptr || member->left_out;
 }
 
 // The worker that ran it is gone.

@@ -134,6 +134,13 @@ struct WorkerReady {
   WorkerId worker;
   Epoch epoch;
 };
+// Instead of WorkerReady: it could not connect to these ranks. None: the fault is its own. Ignored like WorkerReady.
+struct ConnectFailed {
+  WorkerId worker;
+  Epoch epoch;
+  absl::Status why;
+  std::vector<RankId> unreached;
+};
 // Connection closed, heartbeats missed, or the worker said it cannot go on.
 struct WorkerLost {
   WorkerId worker;
@@ -175,7 +182,7 @@ struct Heartbeat {
 struct Tick {};
 struct DrainStarted {};  // SIGTERM: finish what runs, refuse what comes
 
-using Event = std::variant<RequestArrived, RequestCancelled, WorkerJoined, WorkerLoaded, WorkerReady, WorkerLost,
+using Event = std::variant<RequestArrived, RequestCancelled, WorkerJoined, WorkerLoaded, WorkerReady, ConnectFailed, WorkerLost,
                            StepDone, ExpertTokens, Heartbeat, Tick, DrainStarted>;
 
 // --- Commands ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,11 @@
 namespace shoal {
 namespace {
 
+// After the first accusation, for the others to come: both ends of a link that is cut wait equally long.
+constexpr absl::Duration kAccusationGrace = absl::Milliseconds(300);
+constexpr absl::Duration kShortestLeave = absl::Seconds(5);
+constexpr absl::Duration kLongestLeave = absl::Minutes(5);
+
 void AppendName(std::string& names, const std::string& name) {
   absl::StrAppend(&names, names.empty() ? "" : ", ", name);
 }
@@ -94,7 +99,23 @@ std::optional<EpochEnd> Membership::Tick(absl::Time now, std::vector<Command>& c
     }
   }
   BlameOverdue(now, out);
+  if (EndLeaves(now, out)) Follow(now, commands);
   return Evict(out, now, commands);
+}
+
+bool Membership::EndLeaves(absl::Time now, std::vector<Eviction>& out) {
+  bool ended = false;
+  for (auto& [id, member] : roster_.members()) {
+    if (!member.left_out || now < member.retry_at) continue;
+    if (member.answered) {
+      member.left_out = false;
+      ended = true;
+    } else {
+      out.push_back({id, absl::DeadlineExceededError(
+                             "beats, but has said nothing since it was asked to connect")});
+    }
+  }
+  return ended;
 }
 
 void Membership::BlameOverdue(absl::Time now, std::vector<Eviction>& out) {
@@ -162,13 +183,68 @@ bool Membership::Loaded(WorkerId worker, absl::Time now, std::vector<Command>& c
   return true;
 }
 
+void Membership::Unconnected(const ConnectFailed& event, absl::Time now) {
+  Member* member = roster_.Find(event.worker);
+  // It is asked once in an epoch: whoever has answered is not asked any more.
+  if (member == nullptr || !member->in_epoch || event.epoch != epoch_ ||
+      member->asked == absl::InfiniteFuture()) {
+    return;
+  }
+  member->asked = absl::InfiniteFuture();
+  if (accusers_++ == 0) {
+    accused_at_ = now;
+    accused_why_ = std::string(event.why.message());
+  }
+  const RankId by = *member->rank;
+  const size_t before = accusations_.size();
+  for (const RankId of : event.unreached) {
+    if (of.value() < 0 || of.value() >= roster_.world_size() || of == by) continue;
+    if (MemberAt(of) != nullptr) accusations_.push_back({by, of});
+  }
+  if (accusations_.size() == before) accusations_.push_back({by, by});
+}
+
+std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>& commands) {
+  const bool all_answered = accusers_ == unready_;
+  if (accusers_ == 0 || (!all_answered && now - accused_at_ < kAccusationGrace)) {
+    return std::nullopt;
+  }
+  std::vector<int64_t> joined(roster_.world_size());
+  for (int r = 0; r < roster_.world_size(); ++r) {
+    if (const Member* member = roster_.At(RankId(r))) joined[r] = member->id.value();
+  }
+  std::vector<RankId> out;
+  if (formed_) out = LeaveOut(accusations_, joined);
+  std::vector<RankId> absent = AbsentRanks();
+  absent.insert(absent.end(), out.begin(), out.end());
+  if (static_cast<int>(absent.size()) == roster_.world_size() ||
+      !placement_->CheckWithout(absent).ok()) {
+    out.clear();
+  }
+  EpochEnd end{"", accused_why_, accused_at_, accused_at_};
+  for (const RankId rank : out) {
+    Member& member = *roster_.At(rank);
+    const bool again = member.retry_after > absl::ZeroDuration() &&
+                       now - member.retry_at < 2 * kLongestLeave;
+    member.retry_after = again ? std::min(3 * member.retry_after, kLongestLeave) : kShortestLeave;
+    member.retry_at = now + member.retry_after;
+    member.left_out = true;
+    member.asked = absl::InfiniteFuture();
+    AppendName(end.who, roster_.Describe(member.id));
+  }
+  if (out.empty()) end.who = roster_.Describe(roster_.At(accusations_.front().by)->id);
+  EndEpoch();
+  Follow(now, commands);
+  return end;
+}
+
 void Membership::Raise(absl::Time now, std::vector<Command>& commands) {
   EndEpoch();
   Follow(now, commands);
 }
 
 bool Membership::CountsFor(const Member& member) const {
-  return announced_ ? member.in_epoch : formed_ && member.loaded;
+  return announced_ ? member.in_epoch : formed_ && member.loaded && !member.left_out;
 }
 
 void Membership::EndEpoch() {
@@ -176,6 +252,8 @@ void Membership::EndEpoch() {
   announced_ = false;
   epoch_ = epoch_.Next();
   unready_ = 0;
+  accusations_.clear();
+  accusers_ = 0;
   for (auto& [id, member] : roster_.members()) {
     member.in_epoch = false;
     member.ready = false;
@@ -192,27 +270,36 @@ void Membership::Follow(absl::Time now, std::vector<Command>& commands) {
     }
   }
   if (!announced_) Announce(now, commands);
-  entrants_.clear();
+  std::string entrants;
   for (const auto& [id, member] : roster_.members()) {
-    if (announced_ && member.loaded && !member.in_epoch) {
-      AppendName(entrants_, roster_.Describe(id));
+    if (announced_ && member.loaded && !member.in_epoch && !member.left_out) {
+      AppendName(entrants, roster_.Describe(id));
     }
   }
+  if (entrants != entrants_) entrants_since_ = now;
+  entrants_ = std::move(entrants);
   Recount();
 }
 
-void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
+std::vector<RankId> Membership::AbsentRanks() const {
   std::vector<RankId> absent;
-  auto members = std::make_shared<UnitMembers>(roster_.world_size());
   for (int r = 0; r < roster_.world_size(); ++r) {
     const Member* member = roster_.At(RankId(r));
-    if (member == nullptr || (formed_ && !member->loaded)) {
+    if (member == nullptr || member->left_out || (formed_ && !member->loaded)) {
       absent.push_back(RankId(r));
-    } else {
-      (*members)[r] = member->id;
     }
   }
+  return absent;
+}
+
+void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
+  std::vector<RankId> absent = AbsentRanks();
   if (!formed_ && !absent.empty()) return;
+  if (placement_ != nullptr && !placement_->CheckWithout(absent).ok()) {
+    // Perhaps those left out can be reached by now: nothing is lost by trying.
+    for (auto& [id, member] : roster_.members()) member.left_out = false;
+    absent = AbsentRanks();
+  }
   if (static_cast<int>(absent.size()) == roster_.world_size()) {
     paused_ = "no worker holds its experts";
     return;
@@ -229,6 +316,12 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   // Also under a coordinator that is younger than its workers, epochs only grow.
   if (epoch_ <= last_epoch_) epoch_ = last_epoch_.Next();
   announced_ = true;
+  announced_at_ = now;
+  auto members = std::make_shared<UnitMembers>(roster_.world_size());
+  for (int r = 0; r < roster_.world_size(); ++r) {
+    if (std::find(absent.begin(), absent.end(), RankId(r)) != absent.end()) continue;
+    (*members)[r] = roster_.At(RankId(r))->id;
+  }
   for (const std::optional<WorkerId>& worker : *members) {
     if (!worker.has_value()) continue;
     Member& member = *roster_.Find(*worker);

@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "coordinator/core/accusations.h"
 #include "coordinator/core/core.h"
 #include "coordinator/core/events.h"
 #include "coordinator/core/redundancy.h"
@@ -62,17 +63,26 @@ class Membership {
   // It has loaded. If the unit is paused, the next epoch may be announced; else it is an entrant. False:
   // it was not asked.
   bool Loaded(WorkerId worker, absl::Time now, std::vector<Command>& commands);
+  // It cannot connect to others in this epoch, or they not to it: Settle decides, when it has been heard
+  // who else cannot.
+  void Unconnected(const ConnectFailed& event, absl::Time now);
+  // Ends an epoch whose members cannot all connect. The next one is announced without those that are in
+  // the way (LeaveOut), who stay and enter again later; with all of them if the unit is not formed, or
+  // would have to pause without them.
+  std::optional<EpochEnd> Settle(absl::Time now, std::vector<Command>& commands);
   // Ends the epoch without a loss: all that have loaded are assigned anew, entrants with them.
   void Raise(absl::Time now, std::vector<Command>& commands);
 
   Epoch epoch() const { return epoch_; }
   // Every rank was ready once: from now on the unit goes on without some of them.
   bool formed() const { return formed_; }
-  // Somebody has loaded and is not in the epoch; who, for people.
+  // Somebody has loaded, or was left out for long enough, and is not in the epoch; who, for people.
   bool has_entrants() const { return !entrants_.empty(); }
   const std::string& entrants() const { return entrants_; }
+  absl::Time entrants_since() const { return entrants_since_; }  // the last one
   // The unit is formed and its next epoch waits for nobody to come: members are connecting.
   bool connecting() const { return formed_ && announced_ && unready_ > 0; }
+  absl::Time announced_at() const { return announced_at_; }  // the epoch
   // Which expert has no holder; empty if none lacks one, or the unit is not formed yet.
   const std::string& paused() const { return paused_; }
   // Who holds what when nobody is absent; null until all workers of the first epoch are known.
@@ -89,6 +99,10 @@ class Membership {
   void Announce(absl::Time now, std::vector<Command>& commands);
   // Whether the epoch, or what is left of the last one, ends with this member.
   bool CountsFor(const Member& member) const;
+  std::vector<RankId> AbsentRanks() const;
+  // Who was left out for long enough may enter again: true if there is one. Adds those that have said
+  // nothing since they were asked to connect: they hang.
+  bool EndLeaves(absl::Time now, std::vector<Eviction>& out);
   void EndEpoch();
   // By rank, the host of who holds it, numbered as they appear; -1: nobody does.
   std::vector<int> Hosts() const;
@@ -111,8 +125,14 @@ class Membership {
   Epoch last_epoch_;  // the latest that any worker brought along
   bool formed_ = false;
   bool announced_ = false;  // `epoch_` was, and is not over
+  absl::Time announced_at_;
   int unready_ = 0;         // members of the announced epoch not ready
+  std::vector<Accusation> accusations_;  // of the announced epoch
+  int accusers_ = 0;
+  absl::Time accused_at_;                // the first of them
+  std::string accused_why_;
   std::string entrants_;
+  absl::Time entrants_since_;
   std::string paused_;
   Redundancy redundancy_;
 };

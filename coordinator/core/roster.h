@@ -32,8 +32,13 @@ struct Member {
   bool loaded = false;    // its rank's experts
   bool in_epoch = false;  // a member of the epoch announced last, which is not over
   bool ready = false;     // for that epoch
-  // When it was asked for what it has not done yet: to load, or to become ready for an epoch.
+  // When it was asked for what it has not answered yet: to load, or to become ready for an epoch.
   absl::Time asked = absl::InfiniteFuture();
+
+  // Others could not connect to it, or it to them: out of all epochs until then, the next time longer.
+  bool left_out = false;
+  absl::Time retry_at;
+  absl::Duration retry_after;
 
   absl::Time last_heard;
   absl::Time silent_since = absl::InfiniteFuture();  // the first Tick that found it overdue

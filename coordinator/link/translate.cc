@@ -128,6 +128,15 @@ absl::Status FromProto(const proto::Status& message) {
       message.message());
 }
 
+ConnectFailed FromProto(const proto::ConnectFailed& message, WorkerId worker) {
+  ConnectFailed failed;
+  failed.worker = worker;
+  failed.epoch = Epoch(message.epoch());
+  failed.why = FromProto(message.status());
+  for (const int32_t rank : message.ranks()) failed.unreached.push_back(RankId(rank));
+  return failed;
+}
+
 ExpertTokens FromProto(const proto::ExpertTokens& message, WorkerId worker) {
   ExpertTokens tokens;
   tokens.worker = worker;

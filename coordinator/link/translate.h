@@ -15,6 +15,7 @@ namespace shoal {
 
 namespace proto {
 class AssignRank;
+class ConnectFailed;
 class ExpertTokens;
 class LoadExperts;
 class Status;
@@ -36,7 +37,8 @@ void ToProto(const LoadExperts& command, int64_t serial, proto::LoadExperts& mes
 // An unknown code becomes kUnknown.
 absl::Status FromProto(const proto::Status& message);
 
-// As it stands: the core checks the shape.
+// As they stand: the core checks ranks and shape.
+ConnectFailed FromProto(const proto::ConnectFailed& message, WorkerId worker);
 ExpertTokens FromProto(const proto::ExpertTokens& message, WorkerId worker);
 
 // Errors: InvalidArgument naming the field when counts contradict each other or a number is out of

@@ -311,6 +311,14 @@ absl::Status WorkerLink::Server::OnMessage(WorkerSession& session,
         return absl::ResourceExhaustedError("the coordinator's event queue is full");
       }
       return absl::OkStatus();
+    case proto::WorkerMessage::kConnectFailed: {
+      ConnectFailed failed = FromProto(message.connect_failed(), identity.worker);
+      if (options_.on_connect_failed) options_.on_connect_failed(identity, failed.why);
+      if (!post_(std::move(failed))) {
+        return absl::ResourceExhaustedError("the coordinator's event queue is full");
+      }
+      return absl::OkStatus();
+    }
     case proto::WorkerMessage::kLoaded:
       // What an older LoadExperts named is loaded: of no interest any more.
       if (message.loaded().serial() != load_serial) return absl::OkStatus();

@@ -58,6 +58,8 @@ struct WorkerLinkOptions {
   std::function<void(const WorkerIdentity&, int64_t done_bytes, int64_t total_bytes)> on_progress;
   // A worker was refused, or said goodbye with an error.
   std::function<void(const WorkerIdentity&, const absl::Status&)> on_failure;
+  // A worker cannot connect to its peers.
+  std::function<void(const WorkerIdentity&, const absl::Status&)> on_connect_failed;
   // A worker said hello and was accepted; also one that comes back.
   std::function<void(const WorkerIdentity&)> on_joined;
   // The core evicted a worker: it may hang, and its supervisor may want to end it.

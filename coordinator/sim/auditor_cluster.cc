@@ -14,6 +14,7 @@ void Auditor::BeginEpoch(const AssignRank& command) {
   if (command.epoch < epoch_) Problem("an old epoch was announced");
   if (formed_) ++counts_.epochs;
   epoch_ = command.epoch;
+  announced_at_ = now_;
   members_ = *command.members;
   size_ = static_cast<int>(members_.size() -
                            std::count(members_.begin(), members_.end(), std::nullopt));
@@ -221,7 +222,10 @@ void Auditor::CheckSnapshot(const ClusterSnapshot& snapshot) {
   }
   if (snapshot.requests_waiting > config_.max_queued_requests) Problem("the queue has no bound");
   if (snapshot.prefix_cache_hits > snapshot.prefix_cache_queries) Problem("more hits than queries");
-  if (snapshot.serving != (formed_ && !over_)) Problem("serving, or not, in the wrong moment");
+  const bool brief = now_ - announced_at_ < kBriefConnect;
+  if (snapshot.serving != (formed_ && !over_ && (serving() || brief))) {
+    Problem("serving, or not, in the wrong moment");
+  }
   if (snapshot.paused.empty() != (!formed_ || !over_)) Problem("paused in the wrong moment");
   if (!was_paused_ && !snapshot.paused.empty()) ++counts_.pauses;
   was_paused_ = !snapshot.paused.empty();

@@ -68,6 +68,10 @@ std::string Describe(const Event& event) {
           [](const WorkerReady& e) {
             return absl::StrCat(Worker(e.worker), " is ready for epoch ", e.epoch.value());
           },
+          [](const ConnectFailed& e) {
+            return absl::StrCat(Worker(e.worker), " cannot connect in epoch ", e.epoch.value(),
+                                ": ", e.why.message());
+          },
           [](const WorkerLost& e) { return absl::StrCat(Worker(e.worker), " is lost: ", e.why); },
           [](const StepDone& e) {
             std::string text = absl::StrCat(Worker(e.worker), " reports epoch ", e.epoch.value(),

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "comm/connect.h"
 #include "comm/exchange_errors.h"
 #include "comm/message_header.h"
 #include "coordinator/sim/process.h"
@@ -392,13 +393,18 @@ absl::StatusOr<Exchange*> SimFabric::Connect(Epoch epoch, RankId rank,
   };
   if (epoch <= node_.entered) return fail(absl::StatusCode::kAborted, "not a later one");
   if (node_.abandoned > epoch) return fail(absl::StatusCode::kAborted, "abandoned");
+  const Hello mine = {.cluster = "sim",
+                      .epoch = epoch,
+                      .rank = rank,
+                      .world = static_cast<int>(endpoints.size()),
+                      .endpoint = node_.endpoint};
   Enter(epoch, rank, endpoints);
   for (size_t r = 0; r < endpoints.size(); ++r) {
     if (endpoints[r].empty() || r == static_cast<size_t>(rank.value())) continue;
     Node* const peer = network_.Find(endpoints[r]);
     if (peer == nullptr || peer->process == nullptr) {
-      node_.failed = fail(absl::StatusCode::kUnavailable,
-                          absl::StrCat("rank ", r, " at ", endpoints[r], ": nobody is there"));
+      node_.failed = ConnectError(mine, endpoints, {RankId(static_cast<int32_t>(r))},
+                                  absl::UnavailableError("nobody is there"));
     } else if (peer->entered > epoch) {
       node_.failed = fail(absl::StatusCode::kAborted,
                           absl::StrCat("rank ", r, " is in epoch ", peer->entered.value()));
@@ -413,7 +419,17 @@ absl::StatusOr<Exchange*> SimFabric::Connect(Epoch epoch, RankId rank,
   if (process_.dead()) return absl::AbortedError("killed");
   if (node_.abandoned > epoch) return fail(absl::StatusCode::kAborted, "abandoned");
   if (!node_.failed.ok()) return node_.failed;
-  if (!met()) return fail(absl::StatusCode::kDeadlineExceeded, "not all peers came");
+  if (!met()) {
+    std::vector<RankId> missing;
+    for (size_t r = 0; r < endpoints.size(); ++r) {
+      if (node_.present[r] && node_.peers[r] == nullptr) {
+        missing.push_back(RankId(static_cast<int32_t>(r)));
+      }
+    }
+    if (missing.empty()) return fail(absl::StatusCode::kDeadlineExceeded, "met too late");
+    return ConnectError(mine, endpoints, missing,
+                        absl::DeadlineExceededError("it has not connected"));
+  }
   node_.connected = true;
   node_.cancelled = false;
   if (exchange_ == nullptr) {

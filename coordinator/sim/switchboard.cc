@@ -190,6 +190,9 @@ absl::Status Switchboard::OnMessage(const std::shared_ptr<Stream>& stream,
     case proto::WorkerMessage::kReady:
       post_(WorkerReady{worker, Epoch(message.ready().epoch())});
       return absl::OkStatus();
+    case proto::WorkerMessage::kConnectFailed:
+      post_(FromProto(message.connect_failed(), worker));
+      return absl::OkStatus();
     case proto::WorkerMessage::kLoaded:
       if (message.loaded().serial() == stream->load_serial) post_(WorkerLoaded{worker});
       return absl::OkStatus();

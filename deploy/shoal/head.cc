@@ -91,6 +91,10 @@ absl::StatusOr<std::unique_ptr<Head>> Head::Create(const ShoalConfig& config,
   };
   options.link.on_failure = head->observers_.on_failure;
   options.link.on_evicted = head->observers_.on_evicted;
+  options.link.on_connect_failed = [](const WorkerIdentity& worker, const absl::Status& why) {
+    if (absl::IsAborted(why)) return;  // a later epoch has begun
+    spdlog::warn("worker {} on {}: {}", worker.pid, worker.host, std::string(why.message()));
+  };
   options.link.on_joined = head->observers_.on_joined;
   SHOAL_ASSIGN_OR_RETURN(head->coordinator_, Coordinator::Create(std::move(options)));
 

@@ -325,13 +325,14 @@ def test_one_holder_is_enough_to_lose_nothing_only_slower(expected):
 
 
 class Proxy:
-    """TCP in between that can be slow, or cut."""
+    """TCP in between that can be slow, cut, refusing (connections) or deaf (to all that is said)."""
 
     def __init__(self, port, at=("127.0.0.1", 0)):
         self._target = ("127.0.0.1", port)
         self._listener = socket.create_server(at)
         self.port = self._listener.getsockname()[1]
         self.delay_s = 0
+        self.refusing = self.deaf = False
         self._sockets = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -339,6 +340,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
+                if self.refusing:
+                    near.close()
+                    continue
                 try:
                     far = socket.create_connection(self._target)
                 except OSError:
@@ -353,6 +357,8 @@ class Proxy:
             while data := source.recv(65536):
                 if self.delay_s:
                     time.sleep(self.delay_s)
+                if self.deaf:
+                    continue
                 sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
@@ -451,6 +457,30 @@ def test_links_between_workers_that_are_cut_or_slow_lose_nothing(expected):
                 proxy.cut()
                 wait_for(lambda: head.cluster()["epoch"] > epoch, 10, "noticed")
             wait_until_whole(head)
+        assert load.finish() >= 2
+        assert set(head.worker_pids()) == pids
+
+
+@pytest.mark.parametrize("how", ["refusing", "deaf"])
+def test_a_worker_that_its_peers_cannot_reach_is_left_out_until_they_can(how, expected):
+    with cluster_behind_proxies(between="workers") as (head, proxies, processes):
+        pids = {process.pid for process in processes}
+        short = [kind for kind, (_, body) in REQUESTS.items() if body["max_tokens"] <= 200]
+        load = Load(head.url, expected, clients=2, kinds=short)
+        time.sleep(0.5)
+        setattr(proxies[1], how, True)
+        if how == "refusing":
+            proxies[1].cut()
+        out = lambda: [worker["pid"] for worker in head.cluster()["workers"] if worker["state"] == "left out"]
+        wait_for(lambda: out() == [processes[1].pid], 30, "left out")
+        wait_for(head.serving, 10, "going on")
+        tokens = head.cluster()["generation_tokens"]
+        wait_for(lambda: head.cluster()["generation_tokens"] > tokens + 20, 10, "tokens")
+        assert "left out" in run("status", head.url)[1]
+        assert any("cannot connect" in line or "connecting epoch" in line for line in head.err().splitlines())
+        setattr(proxies[1], how, False)
+        proxies[1].cut()  # what was lost on a connection is lost
+        wait_until_whole(head)
         assert load.finish() >= 2
         assert set(head.worker_pids()) == pids
 

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who could not connect to whom in an epoch, and whom to leave out so that all others can.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "engine/base/ids.h"
+
+namespace shoal {
+
+// `by` could not connect to `of`; itself, if the fault is its own.
+struct Accusation {
+  RankId by;
+  RankId of;
+  bool operator==(const Accusation&) const = default;
+};
+
+// Ranks without whom no accusation is left: time and again the one with the most, by it and of it;
+// of equal ones that with the most of it, then the one that joined last. A link between two that is
+// cut costs one of them, a rank that nobody reaches is that rank. joined: by rank, larger is later.
+std::vector<RankId> LeaveOut(absl::Span<const Accusation> accusations,
+                             absl::Span<const int64_t> joined);
+
+}  // namespace shoal

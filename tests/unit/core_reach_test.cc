@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shows what becomes of a unit whose workers are all alive and cannot all reach each other: who is
+// in the way is left out, stays, and enters again later; nobody is left out without whom the unit
+// would pause.
+#include <algorithm>
+
+#include "coordinator/core/accusations.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/unit/core_transcript.h"
+
+namespace shoal::testing {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+
+class CoreReach : public ::testing::Test {
+ protected:
+  static CoreConfig Config(int holders) {
+    CoreConfig config = Transcript::Small(4);
+    config.holders = holders;
+    return config;
+  }
+  // All serve, then a step fails and epoch 2 is announced.
+  explicit CoreReach(int holders = 2) : t(Config(holders)) {
+    t.Serve();
+    t.Arrive(MakeRequest(1, 2, 9));
+    for (const int w : {2, 3, 4}) t.Done(w, 1);
+    t.Done(1, 1, {{1, 2, 20}});
+    StepDone done = Transcript::Report(1, 2);
+    done.status = absl::DeadlineExceededError("nothing from rank 1");
+    EXPECT_EQ(t.Do(done).size(), 4u);
+  }
+
+  Lines Fail(int64_t worker, int64_t epoch, const std::vector<int>& unreached) {
+    ConnectFailed failed{WorkerId(worker), Epoch(epoch), absl::DeadlineExceededError("no way"), {}};
+    for (const int rank : unreached) failed.unreached.push_back(RankId(rank));
+    return t.Do(failed);
+  }
+  // Everybody's heart beats for so long; the first commands that come, if any.
+  Lines Wait(absl::Duration time) {
+    for (const absl::Time end = t.now + time; t.now < end;) {
+      for (int w = 1; w <= 5; ++w) t.Do(Heartbeat{WorkerId(w)});
+      Lines lines = t.TickAfter(absl::Milliseconds(50));
+      if (!lines.empty()) return lines;
+    }
+    return {};
+  }
+  // Nobody reaches worker 2 (rank 1), and it reaches nobody.
+  void LeaveOutTheSecond(int64_t epoch) {
+    Fail(1, epoch, {1});
+    Fail(2, epoch, {0, 2, 3});
+    Fail(3, epoch, {1});
+    Fail(4, epoch, {1});
+    const std::string end = absl::StrCat(" epoch ", epoch + 1, " without 1");
+    EXPECT_THAT(
+        Wait(absl::Milliseconds(50)),
+        ElementsAre("assign w1 rank 0" + end, "assign w3 rank 2" + end, "assign w4 rank 3" + end));
+    for (const int w : {1, 3, 4}) t.Ready(w, epoch + 1);
+    EXPECT_TRUE(t.Snapshot().serving);
+    EXPECT_EQ(t.Snapshot().workers[1].state, "left out");
+  }
+
+  Transcript t;
+};
+
+class CoreReachOneHolder : public CoreReach {
+ protected:
+  CoreReachOneHolder() : CoreReach(1) {}
+};
+
+TEST_F(CoreReach, WhomNobodyReachesIsLeftOutAndComesAgain) {
+  t.Do(RequestCancelled{RequestId(1), std::nullopt});
+  LeaveOutTheSecond(2);
+  const Recovery recovery = t.Snapshot().recoveries.back();
+  EXPECT_EQ(recovery.cause, Recovery::Cause::kConnect);
+  EXPECT_EQ(recovery.who, "worker 2 (rank 1, pid 102 on host)");
+  EXPECT_EQ(recovery.why, "no way");
+  EXPECT_EQ(t.Snapshot().least_holders, 1);
+
+  // It enters again, cannot, and its next leave is three times as long.
+  absl::Time begin = t.now;
+  EXPECT_THAT(Wait(absl::Seconds(20)), Contains("assign w2 rank 1 epoch 4"));
+  EXPECT_EQ(t.now - begin, absl::Seconds(5));
+  EXPECT_EQ(t.Snapshot().recoveries.back().cause, Recovery::Cause::kEntry);
+  LeaveOutTheSecond(4);
+  begin = t.now;
+  EXPECT_THAT(Wait(absl::Seconds(20)), Contains("assign w2 rank 1 epoch 6"));
+  EXPECT_EQ(t.now - begin, absl::Seconds(15));
+  for (const int w : {1, 2, 3, 4}) t.Ready(w, 6);
+  EXPECT_EQ(t.Snapshot().workers[1].state, "serving");
+  EXPECT_EQ(t.Snapshot().least_holders, 2);
+}
+
+TEST_F(CoreReach, ACutLinkCostsOneOfItsEnds) {
+  t.Ready(2, 2);
+  t.Ready(4, 2);
+  EXPECT_THAT(Fail(1, 2, {2}), IsEmpty());
+  EXPECT_THAT(Wait(absl::Milliseconds(100)), IsEmpty());  // the other end may have something to say
+  EXPECT_THAT(Fail(3, 2, {0}), IsEmpty());
+  EXPECT_THAT(Wait(absl::Milliseconds(50)), ElementsAre("assign w1 rank 0 epoch 3 without 2",
+                                                        "assign w2 rank 1 epoch 3 without 2",
+                                                        "assign w4 rank 3 epoch 3 without 2"));
+}
+
+TEST_F(CoreReach, WhoSaysNothingIsWaitedForABit) {
+  Fail(1, 2, {1});
+  const absl::Time begin = t.now;
+  EXPECT_THAT(Wait(absl::Seconds(5)), Contains(HasSubstr("epoch 3 without 1")));
+  EXPECT_EQ(t.now - begin, absl::Milliseconds(300));
+}
+
+TEST_F(CoreReach, WhoHangsIsEvictedAfterItsLeave) {
+  for (const int w : {1, 3, 4}) Fail(w, 2, {1});
+  EXPECT_THAT(Wait(absl::Seconds(2)), Contains(HasSubstr("epoch 3 without 1")));
+  for (const int w : {1, 3, 4}) t.Ready(w, 3);
+  Lines lines;
+  for (const absl::Time begin = t.now; lines.empty() && t.now - begin < absl::Seconds(9);) {
+    lines = Wait(absl::Milliseconds(50));
+  }
+  EXPECT_THAT(lines,
+              ElementsAre("evict w2: DEADLINE_EXCEEDED: beats, but has said nothing since it "
+                          "was asked to connect"));
+  EXPECT_EQ(t.Snapshot().epoch, Epoch(3));
+}
+
+TEST_F(CoreReach, ReportsThatCannotBeAccuseTheirSender) {
+  Fail(1, 1, {1});  // of another epoch
+  Fail(9, 2, {1});  // of nobody
+  EXPECT_THAT(Wait(absl::Seconds(2)), IsEmpty());
+  for (const int w : {1, 2, 4}) t.Ready(w, 2);
+  Fail(1, 2, {3});  // it was ready
+  Fail(3, 2, {2, -1, 4, 1 << 30});
+  EXPECT_THAT(Wait(absl::Milliseconds(50)), Contains("assign w1 rank 0 epoch 3 without 2"));
+}
+
+TEST_F(CoreReach, WhatRanThereIsComputedElsewhere) {
+  EXPECT_EQ(t.Snapshot().workers[0].running_sequences, 0);  // between epochs
+  Fail(1, 2, {1, 2, 3});
+  for (const int w : {2, 3, 4}) Fail(w, 2, {0});
+  EXPECT_THAT(Wait(absl::Milliseconds(50)), Contains("assign w2 rank 1 epoch 3 without 0"));
+  EXPECT_EQ(t.Snapshot().recoveries.back().replayed, 1);
+  t.Ready(2, 3);
+  t.Ready(3, 3);
+  EXPECT_THAT(t.Ready(4, 3), Contains(HasSubstr("[10 11 20] prompt 2")));
+}
+
+TEST_F(CoreReachOneHolder, NobodyIsLeftOutWithoutWhomTheUnitWouldPause) {
+  Fail(1, 2, {1});
+  Fail(2, 2, {0});
+  t.Ready(3, 2);
+  t.Ready(4, 2);
+  EXPECT_THAT(Wait(absl::Milliseconds(50)),
+              ElementsAre("assign w1 rank 0 epoch 3", "assign w2 rank 1 epoch 3",
+                          "assign w3 rank 2 epoch 3", "assign w4 rank 3 epoch 3"));
+  EXPECT_FALSE(t.Snapshot().workers.empty());
+}
+
+TEST_F(CoreReach, WhoIsNeededComesBackBeforeItsLeaveIsOver) {
+  LeaveOutTheSecond(2);
+  const std::vector<WorkerSnapshot> workers = t.Snapshot().workers;
+  const auto other = std::find_if(workers.begin(), workers.end(), [](const WorkerSnapshot& worker) {
+    return worker.death.experts_lost > 0;
+  });
+  ASSERT_NE(other, workers.end());
+  EXPECT_THAT(t.Do(WorkerLost{other->worker, "killed"}),
+              Contains(StartsWith("assign w2 rank 1 epoch 4")));
+}
+
+TEST(CoreReachFirst, TheFirstEpochIsTriedAgainWithAll) {
+  Transcript t(Transcript::Small(2));
+  t.Join(1);
+  t.Join(2);
+  t.Do(ConnectFailed{WorkerId(1), Epoch(1), absl::UnavailableError("refused"), {RankId(1)}});
+  t.Ready(2, 1);
+  EXPECT_THAT(t.TickAfter(absl::Milliseconds(50)),
+              ElementsAre("assign w1 rank 0 epoch 2", "assign w2 rank 1 epoch 2"));
+}
+
+TEST(LeaveOutTest, AFewWithoutWhomAllOthersMeet) {
+  const auto out = [](const std::vector<Accusation>& accusations) {
+    const std::vector<int64_t> joined = {4, 1, 2, 3};
+    std::vector<int> ranks;
+    for (const RankId rank : LeaveOut(accusations, joined)) ranks.push_back(rank.value());
+    return ranks;
+  };
+  const RankId a(0), b(1), c(2), d(3);
+  EXPECT_THAT(out({}), IsEmpty());
+  EXPECT_THAT(out({{b, c}, {c, b}}), ElementsAre(2));  // the later one
+  EXPECT_THAT(out({{a, b}, {b, a}}), ElementsAre(0));
+  EXPECT_THAT(out({{a, b}}), ElementsAre(1));                  // the accused
+  EXPECT_THAT(out({{b, b}}), ElementsAre(1));                  // its own fault
+  EXPECT_THAT(out({{b, a}, {b, c}, {b, d}}), ElementsAre(1));  // who accuses everybody
+  EXPECT_THAT(out({{a, b}, {b, a}, {c, d}, {d, c}}), ElementsAre(0, 3));
+}
+
+}  // namespace
+}  // namespace shoal::testing

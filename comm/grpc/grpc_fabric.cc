@@ -10,9 +10,9 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "comm/connect.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 namespace {
@@ -82,7 +82,7 @@ absl::Status GrpcFabric::Listen() {
 GrpcFabric::~GrpcFabric() {
   if (exchange_ != nullptr) {
     exchange_->Close();
-    const absl::Time deadline = absl::Now() + kLeave;
+    const absl::Time deadline = SteadyNow() + kLeave;
     for (RowSender* sender : senders_) {
       if (sender != nullptr) sender->AwaitEnd(deadline);
     }
@@ -116,7 +116,7 @@ absl::StatusOr<std::unique_ptr<RowSender>> GrpcFabric::Dial(const Hello& mine, R
 absl::Status GrpcFabric::AdvanceDialled(const Hello& mine, absl::Span<const std::string> endpoints,
                                         int rank, Peer& peer) {
   if (peer.sender == nullptr) {
-    if (absl::Now() < peer.dial_again) return absl::OkStatus();
+    if (SteadyNow() < peer.dial_again) return absl::OkStatus();
     SHOAL_ASSIGN_OR_RETURN(peer.sender, Dial(mine, RankId(rank), endpoints[rank]));
   }
   const std::optional<absl::Status> state = peer.sender->State();
@@ -125,7 +125,7 @@ absl::Status GrpcFabric::AdvanceDialled(const Hello& mine, absl::Span<const std:
   peer.last_failure = *state;
   peer.sender.reset();
   peer.pause = std::clamp(2 * peer.pause, kFirstPause, kLongestPause);
-  peer.dial_again = absl::Now() + peer.pause;
+  peer.dial_again = SteadyNow() + peer.pause;
   return absl::OkStatus();
 }
 
@@ -176,7 +176,7 @@ absl::Status GrpcFabric::Introduce(const Hello& mine, absl::Span<const std::stri
       if (!peer.done) missing = rank;
     }
     if (missing < 0) return absl::OkStatus();
-    const absl::Duration left = deadline - absl::Now();
+    const absl::Duration left = deadline - SteadyNow();
     if (left <= absl::ZeroDuration()) {
       const absl::Status& failure = peers[missing].last_failure;
       return ConnectError(

@@ -26,6 +26,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "comm/fabric.h"
+#include "engine/base/steady_clock.h"
 #include "nlohmann/json.hpp"
 
 namespace shoal {
@@ -78,7 +79,7 @@ class Rank {
           .step = StepId(step / 2),
           .layer = 0,
           .phase = step % 2 == 0 ? ExchangePhase::kDispatch : ExchangePhase::kCombine};
-      const absl::Time deadline = absl::Now() + absl::Seconds(60);
+      const absl::Time deadline = SteadyNow() + absl::Seconds(60);
       for (int i = 1; i <= exchange_.world_size(); ++i) {
         const int peer = (exchange_.rank().value() + i) % exchange_.world_size();
         absl::Span<std::byte> buffer = exchange_.SendBuffer(tag, RankId(peer), deadline);
@@ -115,7 +116,7 @@ class Rank {
         .layer = 0,
         .phase = step % 2 == 0 ? ExchangePhase::kDispatch : ExchangePhase::kCombine};
     ++step;
-    const absl::Time deadline = absl::Now() + absl::Seconds(60);
+    const absl::Time deadline = SteadyNow() + absl::Seconds(60);
     for (int peer = 0; peer < exchange_.world_size(); ++peer) {
       std::memcpy(exchange_.SendBuffer(tag, RankId(peer), deadline).data(), source_.data(), bytes_);
     }
@@ -186,7 +187,7 @@ absl::StatusOr<std::unique_ptr<Fabric>> Open(const Settings& settings,
 Json MeasureRank(const Settings& settings, Fabric& fabric, int rank,
                  const std::vector<std::string>& endpoints) {
   absl::StatusOr<Exchange*> exchange =
-      fabric.Connect(Epoch(1), RankId(rank), endpoints, absl::Now() + absl::Seconds(60));
+      fabric.Connect(Epoch(1), RankId(rank), endpoints, SteadyNow() + absl::Seconds(60));
   if (!exchange.ok()) Fail(exchange.status());
   Json rows = Json::array();
   int64_t step = 0;

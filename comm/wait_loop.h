@@ -6,11 +6,11 @@
 
 #include <algorithm>
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "comm/carrier.h"
 #include "comm/doorbell.h"
 #include "comm/peer_board.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 
@@ -37,7 +37,7 @@ WaitEnd WaitUntil(Carrier& carrier, Doorbell& bell, int spin_turns, absl::Time d
     const uint32_t heard = bell.Listen();
     if (ready()) return WaitEnd::kReady;
     if (board.stopped() || hopeless()) return WaitEnd::kStopped;
-    const absl::Duration left = deadline - absl::Now();
+    const absl::Duration left = deadline - SteadyNow();
     if (left <= absl::ZeroDuration()) return WaitEnd::kDeadline;
     carrier.Idle(bell, heard, std::min(left, kLookAgain));
   }

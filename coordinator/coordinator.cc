@@ -3,22 +3,13 @@
 
 #include <pthread.h>
 
-#include <chrono>
 #include <utility>
 #include <variant>
 
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
-namespace {
-
-int64_t SteadyNanoseconds() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(CoordinatorOptions options) {
   std::unique_ptr<Coordinator> coordinator(new Coordinator(std::move(options)));
@@ -32,17 +23,10 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(CoordinatorOpti
 
 Coordinator::Coordinator(CoordinatorOptions options)
     : options_(std::move(options)),
-      started_(absl::Now()),
-      started_steady_ns_(SteadyNanoseconds()),
-      core_(Core::Create(options_.core)) {
-  snapshot_ = core_->Snapshot(started_);
-}
+      core_(Core::Create(options_.core)),
+      snapshot_(core_->Snapshot(SteadyNow())) {}
 
-Coordinator::~Coordinator() { Stop(absl::Now()); }
-
-absl::Time Coordinator::Now() const {
-  return started_ + absl::Nanoseconds(SteadyNanoseconds() - started_steady_ns_);
-}
+Coordinator::~Coordinator() { Stop(SteadyNow()); }
 
 void Coordinator::Start(EmissionSink& sink) {
   thread_ = std::thread([this, &sink] { Run(sink); });
@@ -60,6 +44,7 @@ bool Coordinator::Post(Event event) {
   absl::MutexLock lock(&mutex_);
   if (stopping_ || (!always && queue_.size() >= limit)) return false;
   queue_.push_back(std::move(event));
+  changed_.NotifyAll();
   return true;
 }
 
@@ -72,7 +57,7 @@ void Coordinator::Run(EmissionSink& sink) {
   pthread_setname_np(pthread_self(), "core");
   std::vector<Event> events;
   std::vector<Command> commands;
-  absl::Time next_tick = Now();
+  absl::Time next_tick = SteadyNow();
   const auto step = [&](const Event& event, absl::Time now) {
     core_->Step(event, now, commands);
     for (Command& command : commands) Execute(std::move(command), sink);
@@ -85,17 +70,18 @@ void Coordinator::Run(EmissionSink& sink) {
       const auto awake = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
         return stopping_ || !queue_.empty();
       };
-      mutex_.AwaitWithTimeout(absl::Condition(&awake), next_tick - Now());
+      changed_.WaitUntil(mutex_, next_tick, awake);
       if (stopping_) return;
       events.swap(queue_);
     }
-    for (const Event& event : events) step(event, Now());
-    if (const absl::Time now = Now(); now >= next_tick) {
+    for (const Event& event : events) step(event, SteadyNow());
+    if (const absl::Time now = SteadyNow(); now >= next_tick) {
       step(Tick{}, now);
-      link_->Tick(absl::Now());
+      link_->Tick(now);
       ClusterSnapshot snapshot = core_->Snapshot(now);
       absl::MutexLock lock(&mutex_);
       snapshot_ = std::move(snapshot);
+      changed_.NotifyAll();
       next_tick = now + options_.tick;
     }
   }
@@ -117,6 +103,7 @@ void Coordinator::Execute(Command command, EmissionSink& sink) {
   } else if (std::holds_alternative<Drained>(command)) {
     absl::MutexLock lock(&mutex_);
     drained_ = true;
+    changed_.NotifyAll();
   }
 }
 
@@ -125,7 +112,7 @@ bool Coordinator::WaitUntilServing(absl::Time deadline) {
     return snapshot_.serving || stopping_;
   };
   absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithDeadline(absl::Condition(&ready), deadline) && snapshot_.serving;
+  return changed_.WaitUntil(mutex_, deadline, ready) && snapshot_.serving;
 }
 
 bool Coordinator::Drain(absl::Time deadline) {
@@ -133,13 +120,14 @@ bool Coordinator::Drain(absl::Time deadline) {
   const auto over = [this]()
                         ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return drained_ || stopping_; };
   absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithDeadline(absl::Condition(&over), deadline) && drained_;
+  return changed_.WaitUntil(mutex_, deadline, over) && drained_;
 }
 
 void Coordinator::Stop(absl::Time deadline) {
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
+    changed_.NotifyAll();
   }
   if (thread_.joinable()) thread_.join();
   if (link_ != nullptr) link_->Shutdown("the coordinator stops", deadline);

@@ -16,6 +16,7 @@
 #include "coordinator/api/cluster_port.h"
 #include "coordinator/core/core.h"
 #include "coordinator/link/worker_link.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 
@@ -51,15 +52,13 @@ class Coordinator final : public ClusterPort {
   explicit Coordinator(CoordinatorOptions options);
   void Run(EmissionSink& sink);
   void Execute(Command command, EmissionSink& sink);
-  absl::Time Now() const;
 
   const CoordinatorOptions options_;
-  const absl::Time started_;  // of the core's clock, which never jumps as the wall's may
-  const int64_t started_steady_ns_;
   std::unique_ptr<Core> core_;  // the core's thread's own
   std::unique_ptr<WorkerLink> link_;
 
   absl::Mutex mutex_;
+  SteadyCondVar changed_;  // what mutex_ guards
   std::vector<Event> queue_ ABSL_GUARDED_BY(mutex_);
   ClusterSnapshot snapshot_ ABSL_GUARDED_BY(mutex_);
   bool drained_ ABSL_GUARDED_BY(mutex_) = false;

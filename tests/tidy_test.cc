@@ -173,6 +173,7 @@ const std::vector<std::string> kPureFolders = {"absl/algorithm/",  "absl/contain
 // What needs no header of its own, since others bring it along.
 constexpr char kImpure[] =
     "\\babsl::(Now|SleepFor|GetCurrentTimeNanos|Hash|BitGen)"
+    "|\\bSteady(Now|CondVar)"
     "|\\bstd::(chrono|thread|jthread|async|random_device|hash|unordered_)"
     "|\\b(s?rand|getenv|clock_gettime|gettimeofday|localtime)\\("
     "|\\btime\\((nullptr|NULL|0|&)";
@@ -208,6 +209,28 @@ TEST(Tidy, CoreAndSimulatedWorldsArePure) {
       EXPECT_THAT(code, Not(ContainsRegex(kImpure))) << file << ": " << line;
       if (simulator) continue;
       EXPECT_THAT(code, Not(ContainsRegex(kLock))) << file << ": " << line;
+    }
+  }
+}
+
+// What goes by the system's clock, which somebody may set: what it says, and Abseil's timed waits.
+constexpr char kTimeOfDay[] = "\\babsl::(Now|GetCurrentTimeNanos)\\b|\\bCLOCK_REALTIME\\b";
+constexpr char kWaitByTimeOfDay[] = "(Await|When|Wait|ForNotification)With(Deadline|Timeout)\\(";
+
+// Deadlines, and what is measured, go by engine/base/steady_clock.h.
+TEST(Tidy, NothingWaitsByAClockThatCanBeSet) {
+  const std::set<std::string> tell_the_time_of_day = {
+      "engine/base/steady_clock.h",          // where the steady clock begins
+      "coordinator/api/api_server.cc",       // a model's `created`
+      "coordinator/api/request_stream.cc",   // an answer's `created`
+      "coordinator/api/http_connection.cc",  // Date
+      "deploy/shoal/status.cc"};             // how long ago
+  for (const fs::path& file : Sources(kRooms)) {
+    for (const std::string& line : Lines(file)) {
+      const std::string code = line.substr(0, line.find("//"));
+      EXPECT_THAT(code, Not(ContainsRegex(kWaitByTimeOfDay))) << file << ": " << line;
+      if (tell_the_time_of_day.count(file) > 0) continue;
+      EXPECT_THAT(code, Not(ContainsRegex(kTimeOfDay))) << file << ": " << line;
     }
   }
 }

@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 #include "grpcpp/grpcpp.h"
 #include "proto/cluster.grpc.pb.h"
 #include "proto/cluster.pb.h"
@@ -92,6 +93,8 @@ class Stream final
   std::unique_ptr<proto::CoordinatorMessage> incoming_;  // owned by the read in flight
 
   absl::Mutex mutex_;
+  SteadyCondVar arrived_;  // what Receive waits for
+  SteadyCondVar ending_;   // finishing_, broken_, done_
   std::deque<std::unique_ptr<proto::CoordinatorMessage>> received_ ABSL_GUARDED_BY(mutex_);
   std::deque<std::unique_ptr<proto::WorkerMessage>> outbound_
       ABSL_GUARDED_BY(mutex_);  // front: perhaps in flight
@@ -156,7 +159,7 @@ void Stream::Beat() {
     return broken_ || done_ || finishing_;
   };
   absl::MutexLock lock(&mutex_);
-  while (!mutex_.AwaitWithTimeout(absl::Condition(&over), options_.heartbeat_period)) {
+  while (!ending_.WaitUntil(mutex_, SteadyNow() + options_.heartbeat_period, over)) {
     if (outbound_.size() > 1) continue;  // something else is about to say that we live
     auto beat = std::make_unique<proto::WorkerMessage>();
     beat->mutable_heartbeat();
@@ -197,6 +200,7 @@ void Stream::OnReadDone(bool ok) {
   absl::MutexLock lock(&mutex_);
   if (!ok) {
     broken_ = true;
+    ending_.NotifyAll();
     RemoveHold();
     return;
   }
@@ -206,6 +210,7 @@ void Stream::OnReadDone(bool ok) {
     incoming_ = std::make_unique<proto::CoordinatorMessage>();
     StartRead(incoming_.get());
   }
+  arrived_.NotifyAll();
 }
 
 void Stream::OnDone(const grpc::Status& status) {
@@ -215,6 +220,8 @@ void Stream::OnDone(const grpc::Status& status) {
                                        ExplainFailure(status.error_message(),
                                                       options_.tls.enabled()));
   done_ = true;
+  arrived_.NotifyAll();
+  ending_.NotifyAll();
 }
 
 absl::StatusOr<std::unique_ptr<proto::CoordinatorMessage>> Stream::Receive(
@@ -223,7 +230,7 @@ absl::StatusOr<std::unique_ptr<proto::CoordinatorMessage>> Stream::Receive(
     return !received_.empty() || wake_ || done_;
   };
   absl::MutexLock lock(&mutex_);
-  mutex_.AwaitWithDeadline(absl::Condition(&ready), deadline);
+  arrived_.WaitUntil(mutex_, deadline, ready);
   if (wake_) {
     wake_ = false;
     return nullptr;
@@ -245,6 +252,7 @@ absl::StatusOr<std::unique_ptr<proto::CoordinatorMessage>> Stream::Receive(
 void Stream::Wake() {
   absl::MutexLock lock(&mutex_);
   wake_ = true;
+  arrived_.NotifyAll();
 }
 
 std::unique_ptr<proto::WorkerMessage> Stream::NewStepDone() {
@@ -272,8 +280,10 @@ void Stream::Send(std::unique_ptr<proto::WorkerMessage> message) {
 void Stream::Finish(absl::Time deadline) {
   absl::MutexLock lock(&mutex_);
   finishing_ = true;
+  ending_.NotifyAll();
   StartNextWrite();
-  mutex_.AwaitWithDeadline(absl::Condition(&done_), deadline);
+  ending_.WaitUntil(mutex_, deadline,
+                    [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return done_; });
 }
 
 // Ends the stream and waits for gRPC, which is quick: it is cancelled.

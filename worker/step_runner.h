@@ -15,9 +15,9 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/base/ids.h"
+#include "engine/base/steady_clock.h"
 #include "engine/config/sampling_params.h"
 #include "engine/model/model.h"
 #include "engine/sample/sampler.h"
@@ -39,7 +39,7 @@ struct StepRunnerOptions {
   int block_tokens = 64;
   int64_t cache_blocks = 0;
   int token_limit = 0;  // ids from here on have no text and are never sampled; 0: vocab_size
-  std::function<absl::Time()> now = absl::Now;
+  std::function<absl::Time()> now = SteadyNow;
 };
 
 // One thread. A plan that contradicts what the runner knows is answered with InvalidArgument, never

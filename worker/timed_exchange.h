@@ -9,8 +9,8 @@
 #include <functional>
 #include <vector>
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "engine/base/steady_clock.h"
 #include "engine/parallel/exchange.h"
 
 namespace shoal {
@@ -19,7 +19,7 @@ class TimedExchange final : public Exchange {
  public:
   // What the attached exchanges will be; and what time it is.
   TimedExchange(RankId rank, int world_size, size_t max_message_bytes,
-                std::function<absl::Time()> now = absl::Now);
+                std::function<absl::Time()> now = SteadyNow);
 
   // Null: nobody is connected, and every exchange fails with Unavailable. Not during a step.
   void Attach(Exchange* exchange) { exchange_ = exchange; }

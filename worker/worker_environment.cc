@@ -5,10 +5,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <thread>
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 namespace {
@@ -34,10 +36,16 @@ class BackgroundThread final : public BackgroundWork {
 
 class SystemEnvironment final : public WorkerEnvironment {
  public:
-  absl::Time Now() override { return absl::Now(); }
+  absl::Time Now() override { return SteadyNow(); }
   void SleepUntil(absl::Time until, absl::Mutex& mutex, const bool& stop) override {
-    absl::MutexLock lock(&mutex);
-    mutex.AwaitWithDeadline(absl::Condition(&stop), until);
+    const auto stopped = [&] {
+      absl::MutexLock lock(&mutex);
+      return stop;
+    };
+    // In naps, since whoever sets `stop` rings no bell.
+    while (!stopped() && SteadyNow() < until) {
+      absl::SleepFor(std::min(until - SteadyNow(), absl::Milliseconds(10)));
+    }
   }
   std::unique_ptr<BackgroundWork> RunInBackground(std::function<void()> work,
                                                   int niceness) override {

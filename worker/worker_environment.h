@@ -29,6 +29,7 @@ class WorkerEnvironment {
   // This machine. Lives for ever.
   static WorkerEnvironment& System();
 
+  // A clock that never jumps: deadlines are given and compared in its time.
   virtual absl::Time Now() = 0;
   // Sleeps until `until`, or until `stop`, which `mutex` guards, has become true.
   virtual void SleepUntil(absl::Time until, absl::Mutex& mutex, const bool& stop) = 0;

@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "comm/exchange_errors.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 
@@ -33,8 +34,8 @@ bool FaultyExchange::Strikes(size_t fault, Fault::Kind kind, const ExchangeTag& 
 }
 
 bool FaultyExchange::Sleep(absl::Time end) const {
-  while (!cancelled_ && absl::Now() < end) {
-    absl::SleepFor(std::min(end - absl::Now(), absl::Milliseconds(1)));
+  while (!cancelled_ && SteadyNow() < end) {
+    absl::SleepFor(std::min(end - SteadyNow(), absl::Milliseconds(1)));
   }
   return !cancelled_;
 }
@@ -55,7 +56,7 @@ absl::Status FaultyExchange::Post(const ExchangeTag& tag, absl::Span<const size_
   SHOAL_RETURN_IF_ERROR(CheckCuts(tag));
   for (size_t fault = 0; fault < script_.faults.size(); ++fault) {
     if (Strikes(fault, Fault::Kind::kDelay, tag)) {
-      Sleep(absl::Now() + script_.faults[fault].delay * Draw(fault + script_.faults.size(), tag));
+      Sleep(SteadyNow() + script_.faults[fault].delay * Draw(fault + script_.faults.size(), tag));
     }
     if (Strikes(fault, Fault::Kind::kStalePost, tag)) {
       ExchangeTag stale = tag;

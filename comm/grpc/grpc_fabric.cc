@@ -10,9 +10,9 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "comm/connect.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 namespace {
@@ -84,7 +84,7 @@ absl::Status GrpcFabric::Listen() {
 GrpcFabric::~GrpcFabric() {
   if (exchange_ != nullptr) {
     exchange_->Close();
-    const absl::Time deadline = absl::Now() + kLeave;
+    const absl::Time deadline = SteadyNow() + kLeave;
     for (RowSender* sender : senders_) {
       if (sender != nullptr) sender->AwaitEnd(deadline);
     }
@@ -118,7 +118,7 @@ absl::StatusOr<std::unique_ptr<RowSender>> GrpcFabric::Dial(const Hello& mine, R
 absl::Status GrpcFabric::AdvanceDialled(const Hello& mine, absl::Span<const std::string> endpoints,
                                         int rank, Peer& peer) {
   if (peer.sender == nullptr) {
-    if (absl::Now() < peer.dial_again) return absl::OkStatus();
+    if (SteadyNow() < peer.dial_again) return absl::OkStatus();
     SHOAL_ASSIGN_OR_RETURN(peer.sender, Dial(mine, RankId(rank), endpoints[rank]));
   }
   const std::optional<absl::Status> state = peer.sender->State();
@@ -131,7 +131,7 @@ absl::Status GrpcFabric::AdvanceDialled(const Hello& mine, absl::Span<const std:
   peer.last_failure = *state;
   peer.sender.reset();
   peer.pause = std::clamp(2 * peer.pause, kFirstPause, kLongestPause);
-  peer.dial_again = absl::Now() + peer.pause;
+  peer.dial_again = SteadyNow() + peer.pause;
   return absl::OkStatus();
 }
 
@@ -165,7 +165,7 @@ absl::Status GrpcFabric::Advance(const Hello& mine, absl::Span<const std::string
 
 absl::Status GrpcFabric::Introduce(const Hello& mine, absl::Span<const std::string> endpoints,
                                    absl::Time deadline, std::vector<Peer>& peers) {
-  const absl::Time patience = std::min(deadline, absl::Now() + kRefusedPatience);
+  const absl::Time patience = std::min(deadline, SteadyNow() + kRefusedPatience);
   service_.StartEpoch(mine.epoch);
   for (int rank = 0; rank < mine.world; ++rank) {
     peers[rank].done = rank == mine.rank.value() || endpoints[rank].empty();
@@ -185,7 +185,7 @@ absl::Status GrpcFabric::Introduce(const Hello& mine, absl::Span<const std::stri
       if (!peer.last_failure.ok()) refused.push_back(RankId(rank));
     }
     if (missing.empty()) return absl::OkStatus();
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     if (!refused.empty() && now >= patience) {
       return ConnectError(mine, endpoints, refused, peers[refused.front().value()].last_failure);
     }

@@ -42,7 +42,7 @@ void RowSender::Attach(LinkEvents& events) {
 
 void RowSender::AwaitEnd(absl::Time deadline) {
   absl::MutexLock lock(&mutex_);
-  mutex_.AwaitWithDeadline(absl::Condition(&done_), deadline);
+  ended_.WaitUntil(mutex_, deadline, [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return done_; });
 }
 
 void RowSender::InstallEpoch(Epoch epoch) {
@@ -132,6 +132,7 @@ void RowSender::OnDone(const grpc::Status& status) {
   if (events_ != nullptr) events_->LinkLost(peer_, end_);
   changed_.Ring();
   done_ = true;  // the destructor may run as soon as the mutex is free
+  ended_.NotifyAll();
 }
 
 }  // namespace shoal

@@ -17,6 +17,7 @@
 #include "comm/grpc/send_slots.h"
 #include "comm/hello.h"
 #include "comm/outlet.h"
+#include "engine/base/steady_clock.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/generic/generic_stub.h"
@@ -77,6 +78,7 @@ class RowSender final : public Outlet,
   grpc::ByteBuffer reply_bytes_;
 
   mutable absl::Mutex mutex_;
+  SteadyCondVar ended_;  // done_
   std::array<grpc::ByteBuffer, kQueue> queue_
       ABSL_GUARDED_BY(mutex_);  // ring; the head is being written
   size_t head_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -31,14 +31,19 @@ void Hub::Leave(const std::string& endpoint) {
   absl::MutexLock lock(&mutex_);
   present_.erase(endpoint);
   std::erase_if(offers_, [&](const auto& offer) { return offer.first.first == endpoint; });
+  changed_.NotifyAll();
 }
 
 void Hub::Put(const std::string& from, const std::string& to, Offer offer) {
   absl::MutexLock lock(&mutex_);
   offers_.insert_or_assign({from, to}, std::move(offer));
+  changed_.NotifyAll();
 }
 
-void Hub::Wake() { absl::MutexLock lock(&mutex_); }  // conditions are looked at again after it
+void Hub::Wake() {
+  absl::MutexLock lock(&mutex_);
+  changed_.NotifyAll();
+}
 
 absl::StatusOr<Hub::Offer> Hub::Take(const std::string& from, const std::string& to, Epoch epoch,
                                      absl::Time deadline, const ConnectGate& gate) {
@@ -50,7 +55,7 @@ absl::StatusOr<Hub::Offer> Hub::Take(const std::string& from, const std::string&
     const auto offer = offers_.find(key);
     return offer != offers_.end() ? offer->second.hello.epoch >= epoch : present_.count(from) == 0;
   };
-  if (!mutex_.AwaitWithDeadline(absl::Condition(&decided), deadline)) {
+  if (!changed_.WaitUntil(mutex_, deadline, decided)) {
     return absl::DeadlineExceededError("it has not connected");
   }
   if (absl::Status status = gate.Check(epoch); !status.ok()) return status;

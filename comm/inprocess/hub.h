@@ -16,6 +16,7 @@
 #include "comm/connect_gate.h"
 #include "comm/hello.h"
 #include "comm/lane.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 
@@ -46,6 +47,7 @@ class Hub {
 
  private:
   absl::Mutex mutex_;
+  SteadyCondVar changed_;  // an offer, an endpoint, or a gate
   int64_t entered_ ABSL_GUARDED_BY(mutex_) = 0;
   std::set<std::string> present_ ABSL_GUARDED_BY(mutex_);
   std::map<std::pair<std::string, std::string>, Offer> offers_

@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "comm/connect.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 namespace {
@@ -38,7 +39,7 @@ absl::Status MpiGreeting::Greet(const Hello& mine, absl::Span<const std::string>
       if (!*has) missing.push_back(RankId(peer));
     }
     if (missing.empty()) break;
-    if (absl::Now() >= deadline) {
+    if (SteadyNow() >= deadline) {
       return ConnectError(mine, endpoints, missing,
                           absl::DeadlineExceededError("it has not connected"));
     }
@@ -80,7 +81,7 @@ absl::StatusOr<std::optional<Hello>> MpiGreeting::Receive(int peer, absl::Time d
   while (true) {
     SHOAL_RETURN_IF_ERROR(MpiStatus(MPI_Test(&request, &completed, MPI_STATUS_IGNORE), "MPI_Test"));
     if (completed != 0) break;
-    if (absl::Now() >= deadline) {
+    if (SteadyNow() >= deadline) {
       runtime_.Quarantine(request, text);
       return absl::DeadlineExceededError("its hello does not come through");
     }

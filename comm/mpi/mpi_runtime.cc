@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 namespace {
@@ -92,9 +93,9 @@ void MpiRuntime::AtExit() {
   if (finalized != 0) return;
   MPI_Request barrier = MPI_REQUEST_NULL;
   if (MPI_Ibarrier(MPI_COMM_WORLD, &barrier) != MPI_SUCCESS) return;
-  const absl::Time deadline = absl::Now() + kFarewell;
+  const absl::Time deadline = SteadyNow() + kFarewell;
   int all_here = 0;
-  while (all_here == 0 && absl::Now() < deadline) {
+  while (all_here == 0 && SteadyNow() < deadline) {
     if (MPI_Test(&barrier, &all_here, MPI_STATUS_IGNORE) != MPI_SUCCESS) return;
     if (all_here == 0) absl::SleepFor(absl::Milliseconds(1));
   }

@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "comm/connect.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 namespace {
@@ -56,7 +56,7 @@ absl::Status Handshake::Run(absl::Time deadline, const ConnectGate& gate,
     for (const Pending& pending : pending_) {
       polled.push_back({.fd = pending.socket.get(), .events = POLLIN, .revents = 0});
     }
-    const absl::Duration left = deadline - absl::Now();
+    const absl::Duration left = deadline - SteadyNow();
     if (left <= absl::ZeroDuration()) {
       return ConnectError(mine_, endpoints_, missing,
                           absl::DeadlineExceededError("it has not connected"));

@@ -25,6 +25,7 @@
 #include "coordinator/api/request_stream.h"
 #include "coordinator/api/tokenize.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 namespace {
@@ -93,7 +94,7 @@ class ApiServer::State : public HttpHandler {
   }
 
   ~State() override {
-    Stop(absl::Now());
+    Stop(SteadyNow());
     table_.Clear();  // its streams hold exchanges of http_
   }
 
@@ -107,7 +108,7 @@ class ApiServer::State : public HttpHandler {
             "draining"));
       }
     }
-    http_->Stop(std::max(deadline, absl::Now() + kLastWords));
+    http_->Stop(std::max(deadline, SteadyNow() + kLastWords));
   }
 
   std::string address() const { return http_->address(); }
@@ -349,7 +350,7 @@ void ApiServer::Stop(absl::Time deadline) { state_->Stop(deadline); }
 
 void ApiServer::OnEmit(Emit emit) {
   if (auto entry = state_->table().Find(emit.request)) {
-    entry->stream->Deliver(entry->prompt, std::move(emit), absl::Now());
+    entry->stream->Deliver(entry->prompt, std::move(emit), SteadyNow());
   }
 }
 

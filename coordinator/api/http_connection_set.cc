@@ -16,6 +16,7 @@ bool HttpConnectionSet::Add(const std::shared_ptr<HttpConnection>& connection, s
 void HttpConnectionSet::Remove(HttpConnection* connection) {
   absl::MutexLock lock(&mutex_);
   connections_.erase(connection);
+  fewer_.NotifyAll();
 }
 
 std::vector<std::shared_ptr<HttpConnection>> HttpConnectionSet::All() const {
@@ -33,13 +34,9 @@ size_t HttpConnectionSet::size() const {
 }
 
 bool HttpConnectionSet::WaitEmpty(absl::Time deadline) const {
+  const auto empty = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return connections_.empty(); };
   absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithDeadline(
-      absl::Condition(
-          +[](const HttpConnectionSet* set)
-               ABSL_NO_THREAD_SAFETY_ANALYSIS { return set->connections_.empty(); },
-          this),
-      deadline);
+  return fewer_.WaitUntil(mutex_, deadline, empty);
 }
 
 void HttpConnectionSet::Close() {

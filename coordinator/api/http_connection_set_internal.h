@@ -10,6 +10,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 
@@ -30,6 +31,7 @@ class HttpConnectionSet {
 
  private:
   mutable absl::Mutex mutex_;
+  mutable SteadyCondVar fewer_;  // connections
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   // Weak: the pending operations of a connection own it.
   absl::flat_hash_map<HttpConnection*, std::weak_ptr<HttpConnection>> connections_

@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/api/http_connection_internal.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 namespace {
@@ -104,7 +105,7 @@ class Server : public HttpServer {
         acceptor_(strand_),
         pause_(strand_) {}
 
-  ~Server() override { Stop(absl::Now()); }
+  ~Server() override { Stop(SteadyNow()); }
 
   absl::Status Listen(const tcp::endpoint& endpoint) {
     ErrorCode error;
@@ -164,8 +165,8 @@ class Server : public HttpServer {
     }
     // Let what was posted run out (the OnClosed calls); not for long, a retry timer may be left.
     work_.reset();
-    const absl::Time patience = absl::Now() + absl::Milliseconds(500);
-    while (running_.load() > 0 && absl::Now() < patience) absl::SleepFor(absl::Milliseconds(1));
+    const absl::Time patience = SteadyNow() + absl::Milliseconds(500);
+    while (running_.load() > 0 && SteadyNow() < patience) absl::SleepFor(absl::Milliseconds(1));
     context_.stop();
     for (std::thread& thread : threads_) thread.join();
     threads_.clear();

@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "coordinator/api/api_error.h"
 #include "coordinator/api/sse.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 namespace {
@@ -51,12 +52,14 @@ void RequestTable::Remove(RequestId id) {
   if (found == entries_.end()) return;
   entry = std::move(found->second);
   entries_.erase(found);
+  fewer_.NotifyAll();
 }
 
 void RequestTable::Clear() {
   absl::flat_hash_map<RequestId, Entry> entries;
   absl::MutexLock lock(&mutex_);
   entries.swap(entries_);
+  fewer_.NotifyAll();
 }
 
 void RequestTable::Close() {
@@ -72,7 +75,7 @@ bool RequestTable::closed() const {
 bool RequestTable::WaitEmpty(absl::Time deadline) const {
   const auto empty = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return entries_.empty(); };
   absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithDeadline(absl::Condition(&empty), deadline);
+  return fewer_.WaitUntil(mutex_, deadline, empty);
 }
 
 std::vector<std::shared_ptr<RequestStream>> RequestTable::Streams() const {
@@ -90,11 +93,11 @@ RequestStream::RequestStream(const RequestServices& services, ApiRequest request
       exchange_(std::move(exchange)),
       request_id_(std::move(request_id)),
       endpoint_(std::move(endpoint)),
-      arrival_(absl::Now()),
+      arrival_(SteadyNow()),
       last_token_(arrival_) {
   head_.chat = request_.chat;
   head_.id = std::move(id);
-  head_.created = absl::ToUnixSeconds(arrival_);
+  head_.created = absl::ToUnixSeconds(absl::Now());
   head_.model = services_.model.options.served_model_name;
   head_.logprobs = request_.sampling.top_logprobs >= 0;
   head_.usage = request_.include_usage;
@@ -343,7 +346,7 @@ void RequestStream::Fail(const absl::Status& status, absl::Duration retry_after)
 
 void RequestStream::End(int status, absl::string_view finish, absl::string_view why) {
   ended_ = true;
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   const Usage usage = CountUsage();
   services_.metrics.HttpAnswered(endpoint_, status);
   services_.metrics.RequestFinished(

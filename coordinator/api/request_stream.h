@@ -20,6 +20,7 @@
 #include "coordinator/api/metrics.h"
 #include "coordinator/api/openai_request.h"
 #include "coordinator/api/openai_response.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 
@@ -48,6 +49,7 @@ class RequestTable {
 
  private:
   mutable absl::Mutex mutex_;
+  mutable SteadyCondVar fewer_;  // entries
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   RequestId last_ ABSL_GUARDED_BY(mutex_){0};
   absl::flat_hash_map<RequestId, Entry> entries_ ABSL_GUARDED_BY(mutex_);

@@ -22,6 +22,7 @@
 #include "coordinator/link/translate.h"
 #include "coordinator/link/worker_session_internal.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 namespace {
@@ -131,6 +132,7 @@ class WorkerLink::Server final : public proto::Cluster::CallbackService,
   std::unique_ptr<grpc::Server> grpc_;
 
   absl::Mutex mutex_;
+  SteadyCondVar fewer_sessions_;
   std::set<WorkerSession*> sessions_ ABSL_GUARDED_BY(mutex_);
   std::map<WorkerId, WorkerSession*> joined_ ABSL_GUARDED_BY(mutex_);
   WorkerId next_worker_ ABSL_GUARDED_BY(mutex_) = WorkerId(1);
@@ -178,7 +180,7 @@ absl::Status WorkerLink::Server::Listen() {
 
 grpc::ServerBidiReactor<proto::WorkerMessage, proto::CoordinatorMessage>* WorkerLink::Server::Join(
     grpc::CallbackServerContext* context) {
-  auto* session = new WorkerSession(*this, *context, options_.max_outbound_messages, absl::Now());
+  auto* session = new WorkerSession(*this, *context, options_.max_outbound_messages, SteadyNow());
   bool full = false;
   {
     absl::MutexLock lock(&mutex_);
@@ -356,6 +358,7 @@ void WorkerLink::Server::OnDelete(WorkerSession& session) {
   OnEnd(session, absl::UnavailableError("connection closed"));  // if nobody noticed before
   absl::MutexLock lock(&mutex_);
   sessions_.erase(&session);
+  fewer_sessions_.NotifyAll();
 }
 
 void WorkerLink::Server::Send(WorkerId worker,
@@ -460,7 +463,7 @@ void WorkerLink::Server::Shutdown(const std::string& reason, absl::Time deadline
     for (auto& [worker, session] : joined_) session->Send(message);
     const auto none_left = [this]()
                                ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return sessions_.empty(); };
-    mutex_.AwaitWithDeadline(absl::Condition(&none_left), deadline);
+    fewer_sessions_.WaitUntil(mutex_, deadline, none_left);
   }
   grpc_->Shutdown(std::chrono::system_clock::now());  // cancels what is left and waits for it
   grpc_->Wait();
@@ -475,7 +478,7 @@ absl::StatusOr<std::unique_ptr<WorkerLink>> WorkerLink::Start(WorkerLinkOptions 
 }
 
 WorkerLink::WorkerLink(std::unique_ptr<Server> server) : server_(std::move(server)) {}
-WorkerLink::~WorkerLink() { Shutdown("", absl::Now()); }
+WorkerLink::~WorkerLink() { Shutdown("", SteadyNow()); }
 
 std::string WorkerLink::address() const { return server_->address(); }
 

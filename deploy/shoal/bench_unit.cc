@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "deploy/shoal/cores.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 #include "engine/config/expert_placement.h"
 #include "engine/parallel/local.h"
 
@@ -173,7 +174,7 @@ absl::Status BenchRank::Step(Batch& batch) {
     token = static_cast<int32_t>((random_ >> 8) % vocab);
   }
   const auto rows = static_cast<int64_t>(batch.logit_rows.size());
-  return model_->Forward({Epoch(1), StepId(++step_), absl::Now() + kStepTimeout}, batch,
+  return model_->Forward({Epoch(1), StepId(++step_), SteadyNow() + kStepTimeout}, batch,
                          TensorView(logits_.data(), DType::kF32, {rows, vocab}));
 }
 
@@ -191,10 +192,10 @@ BenchUnit::~BenchUnit() {
     }
     close(peer.socket);
   }
-  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  const absl::Time deadline = SteadyNow() + absl::Seconds(10);
   for (const Peer& peer : peers_) {
     while (waitpid(peer.pid, nullptr, WNOHANG) == 0) {
-      if (absl::Now() > deadline) kill(peer.pid, SIGKILL);
+      if (SteadyNow() > deadline) kill(peer.pid, SIGKILL);
       absl::SleepFor(absl::Milliseconds(5));
     }
   }
@@ -236,7 +237,7 @@ absl::Status BenchUnit::Start(const ModelConfig& config) {
       }
     }
     SHOAL_ASSIGN_OR_RETURN(
-        exchange, fabric_->Connect(Epoch(1), RankId(0), endpoints, absl::Now() + kConnectTimeout));
+        exchange, fabric_->Connect(Epoch(1), RankId(0), endpoints, SteadyNow() + kConnectTimeout));
   }
   SHOAL_ASSIGN_OR_RETURN(rank_, BenchRank::Load(options_, config, 0, std::move(kernels), exchange));
   for (size_t i = 0; i < peers_.size(); ++i) {
@@ -257,7 +258,7 @@ int BenchUnit::Serve(const BenchOptions& options, const ModelConfig& config, int
       SHOAL_ASSIGN_OR_RETURN(endpoints.emplace_back(), Receive(socket));
     }
     SHOAL_ASSIGN_OR_RETURN(Exchange * exchange, fabric->Connect(Epoch(1), RankId(rank), endpoints,
-                                                                absl::Now() + kConnectTimeout));
+                                                                SteadyNow() + kConnectTimeout));
     SHOAL_ASSIGN_OR_RETURN(self,
                            BenchRank::Load(options, config, rank, std::move(kernels), exchange));
     return absl::OkStatus();

@@ -10,6 +10,7 @@
 #include "deploy/shoal/served_model.h"
 #include "deploy/shoal/stop_signal.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 #include "spdlog/spdlog.h"
 
 namespace shoal {
@@ -36,7 +37,7 @@ absl::Status Coordinate(const ShoalConfig& config) {
   spdlog::info("waiting for {} workers: shoal worker --model DIR --coordinator {}", config.workers,
                head->cluster_address());
   const absl::Status status = head->Run(stop, [] {});
-  head->Stop(absl::Now() + absl::Seconds(2));
+  head->Stop(SteadyNow() + absl::Seconds(2));
   return status;
 }
 

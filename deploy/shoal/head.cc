@@ -8,10 +8,10 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "coordinator/api/api_keys.h"
 #include "deploy/shoal/build_id.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 #include "spdlog/spdlog.h"
 
 namespace shoal {
@@ -45,7 +45,7 @@ Head::Head(const ShoalConfig& config, const ServedModel& model, HeadObservers ob
       observers_(std::move(observers)),
       progress_(std::make_unique<LoadProgress>()) {}
 
-Head::~Head() { Stop(absl::Now()); }
+Head::~Head() { Stop(SteadyNow()); }
 
 absl::Status Head::CheckFiles(const ShoalConfig& config) {
   if (config.api_keys.empty()) return absl::OkStatus();
@@ -116,14 +116,14 @@ absl::StatusOr<std::unique_ptr<Head>> Head::Create(const ShoalConfig& config,
 }
 
 absl::StatusOr<bool> Head::WaitUntilServing(StopSignal& stop) {
-  absl::Time next_line = absl::Now() + absl::Seconds(1);
+  absl::Time next_line = SteadyNow() + absl::Seconds(1);
   std::string last_line;
   while (!coordinator_->Snapshot().serving) {
     // Loading takes seconds to minutes: looking 50 times a second is soon enough and costs nothing.
-    SHOAL_ASSIGN_OR_RETURN(const bool stopped, stop.Wait(absl::Now() + absl::Milliseconds(20)));
+    SHOAL_ASSIGN_OR_RETURN(const bool stopped, stop.Wait(SteadyNow() + absl::Milliseconds(20)));
     if (stopped) return false;
-    if (absl::Now() < next_line) continue;
-    next_line = absl::Now() + absl::Seconds(1);
+    if (SteadyNow() < next_line) continue;
+    next_line = SteadyNow() + absl::Seconds(1);
     const std::string line = progress_->ToString(config_.workers);
     if (!line.empty() && line != last_line) spdlog::info("loading: {}", line);
     last_line = line;
@@ -139,12 +139,12 @@ absl::Status Head::Run(StopSignal& stop, const std::function<void()>& serving) {
   std::fflush(stdout);
   spdlog::info("serving {} with {} workers at {}", model_.name, config_.workers, api_->address());
   while (true) {
-    SHOAL_ASSIGN_OR_RETURN(const bool stopped, stop.Wait(absl::Now() + absl::Seconds(1)));
+    SHOAL_ASSIGN_OR_RETURN(const bool stopped, stop.Wait(SteadyNow() + absl::Seconds(1)));
     if (stopped) break;
     if (observers_.on_snapshot) observers_.on_snapshot(coordinator_->Snapshot());
   }
   spdlog::info("draining: running requests have {} s", config_.drain_timeout_s);
-  const absl::Time deadline = absl::Now() + absl::Seconds(config_.drain_timeout_s);
+  const absl::Time deadline = SteadyNow() + absl::Seconds(config_.drain_timeout_s);
   coordinator_->Post(DrainStarted{});
   api_->Stop(deadline);
   return absl::OkStatus();

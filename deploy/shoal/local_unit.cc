@@ -10,9 +10,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 #include "engine/parallel/local.h"
 
 namespace shoal {
@@ -92,7 +92,7 @@ absl::Status LocalUnit::OpenFabrics(const ModelConfig& config, const LocalUnitOp
     }
     endpoints[id] = rank.fabric->endpoint();
   }
-  const absl::Time deadline = absl::Now() + options.timeout;
+  const absl::Time deadline = SteadyNow() + options.timeout;
   return ForEachRank(
       [&](RankId id, Rank& rank) -> absl::Status {
         SHOAL_ASSIGN_OR_RETURN(rank.exchange,
@@ -119,7 +119,7 @@ Kernels& LocalUnit::kernels(RankId rank) {
 }
 
 StepTag LocalUnit::Tag(int64_t step) const {
-  return {Epoch(1), StepId(step), absl::Now() + timeout_};
+  return {Epoch(1), StepId(step), SteadyNow() + timeout_};
 }
 
 absl::Status LocalUnit::Run(const std::function<absl::Status(RankId, Model&)>& body) {

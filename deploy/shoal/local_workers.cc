@@ -14,6 +14,7 @@
 #include "deploy/shoal/mpirun.h"
 #include "deploy/shoal/worker_options.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 #include "spdlog/spdlog.h"
 
 namespace shoal {
@@ -126,7 +127,7 @@ void LocalWorkers::OnEvicted(const WorkerIdentity& worker, const absl::Status& w
   const bool may_return = absl::IsUnavailable(why) || absl::IsDeadlineExceeded(why);
   absl::MutexLock lock(&mutex_);
   if (killer_ == nullptr) return;
-  const absl::Time when = may_return ? absl::Now() + kTimeToReturn : absl::Now();
+  const absl::Time when = may_return ? SteadyNow() + kTimeToReturn : SteadyNow();
   killer_->KillAt(static_cast<pid_t>(worker.pid), when);
 }
 
@@ -139,15 +140,15 @@ void LocalWorkers::OnJoined(const WorkerIdentity& worker) {
 void LocalWorkers::OnSnapshot(const ClusterSnapshot& snapshot) {
   if (config_.transport != "mpi" || !has_served_) return;
   const bool idle = snapshot.requests_running == 0 && snapshot.requests_waiting == 0;
-  const bool whole = std::all_of(
-      snapshot.workers.begin(), snapshot.workers.end(),
-      [](const WorkerSnapshot& worker) { return worker.state != "gone"; });
+  const bool whole =
+      std::all_of(snapshot.workers.begin(), snapshot.workers.end(),
+                  [](const WorkerSnapshot& worker) { return worker.state != "gone"; });
   if (snapshot.serving && (whole || !idle)) {
     job_broken_since_ = absl::InfiniteFuture();
     return;
   }
-  job_broken_since_ = std::min(job_broken_since_, absl::Now());
-  if (absl::Now() - job_broken_since_ < kTimeToReturn) return;
+  job_broken_since_ = std::min(job_broken_since_, SteadyNow());
+  if (SteadyNow() - job_broken_since_ < kTimeToReturn) return;
   job_broken_since_ = absl::InfiniteFuture();
   spdlog::warn("the MPI job has lost ranks that cannot be replaced; starting it again");
   supervisor_->Signal(0, SIGTERM);

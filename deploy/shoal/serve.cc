@@ -18,6 +18,7 @@
 #include "deploy/shoal/served_model.h"
 #include "deploy/shoal/stop_signal.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/steady_clock.h"
 #include "spdlog/spdlog.h"
 
 namespace shoal {
@@ -75,7 +76,7 @@ absl::Status Serve(ShoalConfig config) {
   absl::Status status = workers.Start(head->cluster_address());
   if (status.ok()) status = head->Run(stop, [&] { workers.ClusterHasServed(); });
   workers.StopRestarting();
-  head->Stop(absl::Now() + kFarewell);
+  head->Stop(SteadyNow() + kFarewell);
   workers.Stop(kGrace);
   return status;
 }

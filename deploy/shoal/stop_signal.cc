@@ -11,8 +11,8 @@
 #include <csignal>
 #include <cstdint>
 
-#include "absl/time/clock.h"
 #include "engine/base/check.h"
+#include "engine/base/steady_clock.h"
 
 namespace shoal {
 
@@ -47,7 +47,7 @@ absl::StatusOr<bool> StopSignal::Wait(absl::Time deadline) {
     const int64_t left_ms =
         deadline == absl::InfiniteFuture()
             ? -1
-            : std::clamp<int64_t>(absl::ToInt64Milliseconds(deadline - absl::Now()) + 1, 0, 60000);
+            : std::clamp<int64_t>(absl::ToInt64Milliseconds(deadline - SteadyNow()) + 1, 0, 60000);
     poll(polled, 2, static_cast<int>(left_ms));
     if ((polled[1].revents & POLLIN) != 0) {
       absl::MutexLock lock(&mutex_);
@@ -65,7 +65,7 @@ absl::StatusOr<bool> StopSignal::Wait(absl::Time deadline) {
       pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
       return true;
     }
-    if (absl::Now() >= deadline) return false;
+    if (SteadyNow() >= deadline) return false;
   }
 }
 

@@ -18,6 +18,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
+#include "engine/base/steady_clock.h"
 
 extern char** environ;
 
@@ -116,7 +117,7 @@ class Supervisor::Process {
         return std::all_of(children_.begin(), children_.end(),
                            [](const Child& child) { return child.pid == 0; });
       };
-      if (!mutex_.AwaitWithTimeout(absl::Condition(&all_gone), grace)) {
+      if (!fewer_.WaitUntil(mutex_, SteadyNow() + grace, all_gone)) {
         for (const Child& child : children_) {
           if (child.pid > 0) kill(-child.pid, SIGKILL);
         }
@@ -157,7 +158,7 @@ class Supervisor::Process {
           absl::StrCat("cannot start ", spec.name, ": ", std::strerror(errno)));
     setpgid(pid, pid);  // in both, so that it holds whoever comes first
     child.pid = pid;
-    child.started = absl::Now();
+    child.started = SteadyNow();
     child.pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
     if (child.pidfd < 0) {
       const absl::Status status =
@@ -184,19 +185,20 @@ class Supervisor::Process {
     int status = 0;
     waitpid(child.pid, &status, 0);
     exit = ChildExit{index, options_.children[index].name, child.pid, -1,
-                     0,     absl::Now() - child.started};
+                     0,     SteadyNow() - child.started};
     if (WIFEXITED(status)) exit.code = WEXITSTATUS(status);
     if (WIFSIGNALED(status)) exit.signal = WTERMSIG(status);
     close(child.pidfd);
     child.pid = 0;
     child.pidfd = -1;
+    fewer_.NotifyAll();
     return true;
   }
 
   void ScheduleRestart(int index, absl::Duration lived) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     Child& child = children_[index];
     if (lived >= options_.healthy_after) child.backoff = absl::ZeroDuration();
-    child.restart_at = absl::Now() + child.backoff;
+    child.restart_at = SteadyNow() + child.backoff;
     child.backoff = std::clamp(child.backoff * 2, options_.min_backoff, options_.max_backoff);
   }
 
@@ -208,6 +210,7 @@ class Supervisor::Process {
   std::thread thread_;
 
   absl::Mutex mutex_;
+  SteadyCondVar fewer_;  // children
   std::vector<Child> children_ ABSL_GUARDED_BY(mutex_);
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status start_status_ ABSL_GUARDED_BY(mutex_);
@@ -230,10 +233,10 @@ void Supervisor::Process::Run() {
       absl::MutexLock lock(&mutex_);
       for (int i = 0; i < count; ++i) {
         Child& child = children_[i];
-        if (restarting_ && child.pid == 0 && child.restart_at <= absl::Now() && !Spawn(i).ok()) {
+        if (restarting_ && child.pid == 0 && child.restart_at <= SteadyNow() && !Spawn(i).ok()) {
           ScheduleRestart(i, absl::ZeroDuration());  // out of processes or files: later
         }
-        if (child.pid > 0 && child.kill_at <= absl::Now()) {
+        if (child.pid > 0 && child.kill_at <= SteadyNow()) {
           kill(-child.pid, SIGKILL);
           child.kill_at = absl::InfiniteFuture();
         }
@@ -249,7 +252,7 @@ void Supervisor::Process::Run() {
     int timeout_ms = -1;
     if (next != absl::InfiniteFuture()) {
       timeout_ms =
-          static_cast<int>(std::max<int64_t>(absl::ToInt64Milliseconds(next - absl::Now()) + 1, 0));
+          static_cast<int>(std::max<int64_t>(absl::ToInt64Milliseconds(next - SteadyNow()) + 1, 0));
     }
     poll(polled.data(), polled.size(), timeout_ms);
     uint64_t drained = 0;

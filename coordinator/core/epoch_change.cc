@@ -4,23 +4,18 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "coordinator/core/admission.h"
-#include "coordinator/core/endings.h"
+#include "coordinator/core/backoff.h"
 #include "coordinator/core/step_planner.h"
 
 namespace shoal {
 namespace {
 
-// A request that kills every worker that runs it must not do so for ever. Deaths that have nothing to
-// do with it do not come so often without a token between them.
-constexpr int32_t kMostDeaths = 8;
-
 // Back to the front of the queue; it is in no batch any more.
 void WaitAgain(ServingState& state, Sequence& sequence) {
   sequence.state = Sequence::State::kWaiting;
   sequence.resumed = true;
+  sequence.interrupted = state.epoch;
   state.waiting.Push(sequence);
 }
 
@@ -40,6 +35,15 @@ int64_t VoidSteps(ServingState& state) {
   }
   state.in_flight.clear();
   return replayed;
+}
+
+// Before it leaves a dead worker's batch: rows that it never had before are progress.
+void NoteProgress(const ServingState& state, RankBatch& rank, Sequence& sequence) {
+  if (sequence.stay.entered > state.last_committed) return;
+  RewindStay(rank, state.last_committed, sequence);
+  if (sequence.stay.planned_rows <= sequence.most_rows) return;
+  sequence.most_rows = sequence.stay.planned_rows;
+  sequence.deaths = 0;
 }
 
 // The rank's worker stays, and with it what committed steps have done.
@@ -64,16 +68,13 @@ void RewindRank(ServingState& state, RankBatch& rank, Interrupted& counts) {
 }
 
 // The worker is gone, its cache with it.
-void Evacuate(ServingState& state, RankBatch& rank, Interrupted& counts,
-              std::vector<RequestId>& hopeless) {
+void Evacuate(ServingState& state, RankBatch& rank, Interrupted& counts) {
   while (!rank.running.empty()) {
     Sequence& sequence = *rank.running.back();
+    NoteProgress(state, rank, sequence);
     LeaveBatch(state, sequence);
     WaitAgain(state, sequence);
     ++counts.replayed;
-    if (++sequence.deaths == kMostDeaths) {
-      hopeless.push_back(sequence.request->request.id);
-    }
   }
   const int64_t blocks = rank.blocks.total();
   rank = RankBatch(WorkerId(), blocks, state.config.block_tokens);
@@ -82,29 +83,21 @@ void Evacuate(ServingState& state, RankBatch& rank, Interrupted& counts,
 
 }  // namespace
 
-Interrupted EndEpoch(ServingState& state, const Roster& roster, absl::Time now,
-                     std::vector<Command>& commands) {
+Interrupted EndEpoch(ServingState& state, const Roster& roster, absl::Time now) {
   state.serving = false;
   Interrupted counts;
   counts.replayed = VoidSteps(state);
-  std::vector<RequestId> hopeless;
   for (size_t r = 0; r < state.ranks.size(); ++r) {
     RankBatch& rank = state.ranks[r];
     if (!rank.present) continue;
     if (roster.Find(rank.worker) != nullptr) {
       RewindRank(state, rank, counts);
     } else {
-      Evacuate(state, rank, counts, hopeless);
+      Evacuate(state, rank, counts);
       counts.lost.push_back(RankId(static_cast<int32_t>(r)));
     }
   }
-  for (const RequestId id : hopeless) {
-    if (!state.requests.contains(id)) continue;  // another choice ended it
-    EndRequest(state, id,
-               absl::UnavailableError(absl::StrCat(
-                   kMostDeaths, " workers died while they ran this request, and it got no further")),
-               now, commands);
-  }
+  CountDeaths(state, counts.lost, now);
   return counts;
 }
 

@@ -61,12 +61,13 @@ struct Stay {
 
 struct Sequence {
   enum class State : uint8_t {
-    kHeld,     // a further choice, until choice 0 has the prompt's full blocks planned
-    kWaiting,  // in the waiting queue
-    kRunning,  // in a rank's batch
-    kLeaving,  // left the batch with its last row planned; its last results are in flight
-    kSetAside,  // fits into no rank present; waits outside the queue for another epoch
-    kEnded,    // finished, cancelled or failed
+    kHeld,        // a further choice, until choice 0 has the prompt's full blocks planned
+    kWaiting,     // in the waiting queue
+    kRunning,     // in a rank's batch
+    kLeaving,     // left the batch with its last row planned; its last results are in flight
+    kSetAside,    // fits into no rank present; waits outside the queue for another epoch
+    kBackingOff,  // workers died that ran it; waits outside the queue until it is tried again
+    kEnded,       // finished, cancelled or failed
   };
 
   LiveRequest* request = nullptr;
@@ -80,7 +81,10 @@ struct Sequence {
   State state = State::kHeld;
   bool resumed = false;            // was in a batch before: goes to the front of the queue
   bool emitted = false;            // the first emission is out
-  int32_t deaths = 0;              // of ranks that ran it, since its last progress
+  int32_t deaths = 0;              // of workers that ran it, since its last progress
+  int32_t most_rows = 0;           // committed ones that a worker had when it died, of all deaths
+  Epoch interrupted;               // whose end took it out of its batch last
+  absl::Time backoff_ends;         // while kBackingOff
   int32_t results_in_flight = 0;   // steps in flight that report anything of this sequence
   RankId last_rank;                // of the last stay: all results in flight are that rank's
   std::vector<int32_t> generated;  // committed tokens

@@ -190,7 +190,8 @@ void World::Tell(const Event& event) {
   for (const Command& command : commands) Execute(command);
   const bool large = plan_.core.workers > 16;
   if (large ? std::holds_alternative<shoal::Tick>(event) && counts.events % 16 == 0
-            : !commands.empty() || counts.events % 8 == 0) {
+            : !commands.empty() || std::holds_alternative<RequestArrived>(event) ||
+                  counts.events % 8 == 0) {
     auditor_.CheckSnapshot(Snapshot());
   }
 }

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "coordinator/core/backoff.h"
 #include "coordinator/core/endings.h"
 
 namespace shoal {
@@ -109,10 +110,11 @@ void Arrive(ServingState& state, Request request, absl::Time now, std::vector<Co
   if (request.max_tokens == 0 && (rows == 0 || !request.sampling.prompt_logprobs)) {
     return FinishAtOnce(state, request, commands);
   }
-  if (state.waiting_requests >= state.config.max_queued_requests) {
-    return reject(absl::ResourceExhaustedError(
-                      absl::StrCat(state.waiting_requests, " requests are waiting already")),
-                  EstimateWait(state));
+  const int64_t waiting = state.waiting_requests + RequestsBackingOff(state);
+  if (waiting >= state.config.max_queued_requests) {
+    return reject(
+        absl::ResourceExhaustedError(absl::StrCat(waiting, " requests are waiting already")),
+        EstimateWait(state));
   }
   Enqueue(state, std::move(request), now);
 }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "coordinator/core/backoff.h"
+
 namespace shoal {
 namespace {
 
@@ -64,8 +66,8 @@ ClusterSnapshot ViewCluster(const ServingState& state, const Membership& members
       view.workers.push_back(ViewWorker(state, membership, RankId(r), *last, now));
     }
   }
-  view.requests_waiting = state.waiting_requests;
-  view.requests_running = static_cast<int64_t>(state.requests.size()) - state.waiting_requests;
+  view.requests_waiting = state.waiting_requests + RequestsBackingOff(state);
+  view.requests_running = static_cast<int64_t>(state.requests.size()) - view.requests_waiting;
   const ServingCounters& counters = state.counters;
   view.prefix_cache_queries = counters.prefix_cache_queries;
   view.prefix_cache_hits = counters.prefix_cache_hits;

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/admission.h"
+#include "coordinator/core/backoff.h"
 #include "coordinator/core/cluster_view.h"
 #include "coordinator/core/endings.h"
 #include "coordinator/core/epoch_change.h"
@@ -82,7 +83,7 @@ class CoordinatorCore final : public Core {
     membership_.Unconnected(event, now);
   }
   void On(const WorkerLost& event, absl::Time now, std::vector<Command>& commands) {
-    EndAfterLoss(membership_.Lost(event.worker, event.why, now, commands), now, commands);
+    EndAfterLoss(membership_.Lost(event.worker, event.why, now, commands), now);
   }
   void On(const StepDone& event, absl::Time now, std::vector<Command>& commands);
   void On(const ExpertTokens& event, absl::Time, std::vector<Command>&) {
@@ -94,13 +95,11 @@ class CoordinatorCore final : public Core {
   void On(const Tick&, absl::Time now, std::vector<Command>& commands);
   void On(const DrainStarted&, absl::Time, std::vector<Command>&) { state_.draining = true; }
 
-  void EndAfterLoss(const std::optional<EpochEnd>& end, absl::Time now,
-                    std::vector<Command>& commands) {
-    if (end.has_value()) End(Recovery::Cause::kLoss, *end, now, commands);
+  void EndAfterLoss(const std::optional<EpochEnd>& end, absl::Time now) {
+    if (end.has_value()) End(Recovery::Cause::kLoss, *end, now);
   }
   // The membership has ended its epoch.
-  void End(Recovery::Cause cause, const EpochEnd& end, absl::Time now,
-           std::vector<Command>& commands);
+  void End(Recovery::Cause cause, const EpochEnd& end, absl::Time now);
   void LetEnter(absl::Time now, std::vector<Command>& commands);
 
   Membership membership_;
@@ -111,9 +110,8 @@ class CoordinatorCore final : public Core {
   ExpertTokenCounts expert_tokens_;
 };
 
-void CoordinatorCore::End(Recovery::Cause cause, const EpochEnd& end, absl::Time now,
-                          std::vector<Command>& commands) {
-  const Interrupted counts = EndEpoch(state_, membership_.roster(), now, commands);
+void CoordinatorCore::End(Recovery::Cause cause, const EpochEnd& end, absl::Time now) {
+  const Interrupted counts = EndEpoch(state_, membership_.roster(), now);
   for (const RankId rank : counts.lost) waiting_.Forget(rank);
   if (!membership_.formed()) return;  // the first epoch has not begun yet
   Recovery recovery;
@@ -134,7 +132,7 @@ void CoordinatorCore::LetEnter(absl::Time now, std::vector<Command>& commands) {
   const EpochEnd end{membership_.entrants(), "can enter", membership_.entrants_since(),
                      membership_.entrants_since()};
   membership_.Raise(now, commands);
-  End(Recovery::Cause::kEntry, end, now, commands);
+  End(Recovery::Cause::kEntry, end, now);
 }
 
 void CoordinatorCore::On(const WorkerReady& event, absl::Time now, std::vector<Command>& commands) {
@@ -142,7 +140,8 @@ void CoordinatorCore::On(const WorkerReady& event, absl::Time now, std::vector<C
   if (!membership_.Ready(event.worker, event.epoch)) return;
   BeginEpoch(state_, membership_, now, commands);
   log_.Fenced(now);
-  if (state_.requests.empty()) log_.Resumed(now);
+  const auto requests = static_cast<int64_t>(state_.requests.size());
+  if (requests == RequestsBackingOff(state_)) log_.Resumed(now);
 }
 
 void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Command>& commands) {
@@ -169,7 +168,7 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
   }
   waiting_.Add(rank, event);
   if (!blames_others) {
-    return EndAfterLoss(membership_.Evict({{event.worker, status}}, now, commands), now, commands);
+    return EndAfterLoss(membership_.Evict({{event.worker, status}}, now, commands), now);
   }
   EpochEnd end{membership_.roster().Describe(event.worker),
                absl::StrCat("step ", event.step.value(), ": ", status.ToString()), now, now};
@@ -180,13 +179,13 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
   }
   membership_.Raise(now, commands);
   membership_.Answered(event.worker, now);  // in the new epoch: its failure was an answer
-  End(Recovery::Cause::kStep, end, now, commands);
+  End(Recovery::Cause::kStep, end, now);
 }
 
 void CoordinatorCore::On(const Tick&, absl::Time now, std::vector<Command>& commands) {
-  EndAfterLoss(membership_.Tick(now, commands), now, commands);
+  EndAfterLoss(membership_.Tick(now, commands), now);
   if (const std::optional<EpochEnd> end = membership_.Settle(now, commands)) {
-    End(Recovery::Cause::kConnect, *end, now, commands);
+    End(Recovery::Cause::kConnect, *end, now);
   }
   std::vector<Membership::Eviction> overdue;
   for (const RankId rank : OverdueRanks(state_, now)) {
@@ -195,8 +194,9 @@ void CoordinatorCore::On(const Tick&, absl::Time now, std::vector<Command>& comm
                            "no report of step ", state_.in_flight.front().id.value(), " within ",
                            absl::FormatDuration(now - state_.in_flight.front().began)))});
   }
-  EndAfterLoss(membership_.Evict(overdue, now, commands), now, commands);
+  EndAfterLoss(membership_.Evict(overdue, now, commands), now);
   ExpireDeadlines(state_, membership_.paused(), now, commands);
+  EndBackoffs(state_, now);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "coordinator/core/endings.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -60,6 +61,7 @@ void EndChoice(ServingState& state, Sequence& sequence, absl::Time now) {
   if (sequence.state == Sequence::State::kRunning) LeaveBatch(state, sequence);
   if (sequence.state == Sequence::State::kWaiting) state.waiting.Remove(sequence);
   if (sequence.state == Sequence::State::kSetAside) std::erase(state.set_aside, &sequence);
+  if (sequence.state == Sequence::State::kBackingOff) std::erase(state.backing_off, &sequence);
   DropResultsInFlight(state, sequence);
   sequence.state = Sequence::State::kEnded;
   if (sequence.choice() == 0) ReleaseHeld(state, request);  // they need not wait for it any more
@@ -118,9 +120,14 @@ void ExpireDeadlines(ServingState& state, const std::string& paused, absl::Time 
                      std::vector<Command>& commands) {
   while (!state.deadlines.empty() && state.deadlines.begin()->first <= now) {
     const RequestId id = state.deadlines.begin()->second;
-    const bool started = state.requests.at(id).started;
-    std::string why = started ? "the request's deadline passed while it ran"
-                              : "the request's deadline passed in the queue";
+    const LiveRequest& request = state.requests.at(id);
+    std::string why = request.started ? "the request's deadline passed while it ran"
+                                      : "the request's deadline passed in the queue";
+    int32_t deaths = 0;
+    for (const Sequence& choice : request.choices) deaths = std::max(deaths, choice.deaths);
+    if (deaths > 1) {
+      absl::StrAppend(&why, "; ", deaths, " workers died while they ran it, and it got no further");
+    }
     if (!paused.empty()) absl::StrAppend(&why, "; the cluster is paused: ", paused);
     EndRequest(state, id, absl::DeadlineExceededError(why), now, commands);
   }

@@ -29,7 +29,8 @@ void EndRequest(ServingState& state, RequestId id, const absl::Status& why, absl
 void Cancel(ServingState& state, const RequestCancelled& event, absl::Time now,
             std::vector<Command>& commands);
 
-// Ends requests whose deadline has passed; the error says if the unit was `paused`, and why.
+// Ends requests whose deadline has passed; the error says if the unit was `paused`, and why, and
+// how many workers died while they ran it.
 void ExpireDeadlines(ServingState& state, const std::string& paused, absl::Time now,
                      std::vector<Command>& commands);
 

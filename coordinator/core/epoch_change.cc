@@ -4,10 +4,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "coordinator/core/admission.h"
-#include "coordinator/core/endings.h"
+#include "coordinator/core/backoff.h"
 #include "coordinator/core/step_planner.h"
 
 namespace shoal {
@@ -17,6 +15,7 @@ namespace {
 void WaitAgain(ServingState& state, Sequence& sequence) {
   sequence.state = Sequence::State::kWaiting;
   sequence.resumed = true;
+  sequence.interrupted = state.epoch;
   state.waiting.Push(sequence);
 }
 
@@ -26,29 +25,31 @@ bool IsLost(const RankBatch& rank, const Roster& roster) {
   return member == nullptr || member->left_out;
 }
 
-// The worker that ran it is gone.
-void CountDeath(Sequence& sequence, std::vector<RequestId>& hopeless) {
-  if (++sequence.deaths == kMostDeaths) hopeless.push_back(sequence.request->request.id);
-}
-
 // Results that will not come. Sequences that had left with their last row planned need it again.
-int64_t VoidSteps(ServingState& state, const Roster& roster, std::vector<RequestId>& hopeless) {
+int64_t VoidSteps(ServingState& state) {
   int64_t replayed = 0;
   for (InFlightStep& step : state.in_flight) {
-    for (size_t r = 0; r < step.shares.size(); ++r) {
-      for (Expected& expected : step.shares[r].expected) {
+    for (InFlightStep::Share& share : step.shares) {
+      for (Expected& expected : share.expected) {
         if (expected.sequence == nullptr) continue;
-        Sequence& sequence = *expected.sequence;
-        sequence.results_in_flight = 0;
-        if (sequence.state != Sequence::State::kLeaving) continue;
-        WaitAgain(state, sequence);
+        expected.sequence->results_in_flight = 0;
+        if (expected.sequence->state != Sequence::State::kLeaving) continue;
+        WaitAgain(state, *expected.sequence);
         ++replayed;
-        if (IsLost(state.ranks[r], roster)) CountDeath(sequence, hopeless);
       }
     }
   }
   state.in_flight.clear();
   return replayed;
+}
+
+// Before it leaves a dead worker's batch: rows that it never had before are progress.
+void NoteProgress(const ServingState& state, RankBatch& rank, Sequence& sequence) {
+  if (sequence.stay.entered > state.last_committed) return;
+  RewindStay(rank, state.last_committed, sequence);
+  if (sequence.stay.planned_rows <= sequence.most_rows) return;
+  sequence.most_rows = sequence.stay.planned_rows;
+  sequence.deaths = 0;
 }
 
 // The rank's worker stays, and with it what committed steps have done.
@@ -73,14 +74,13 @@ void RewindRank(ServingState& state, RankBatch& rank, Interrupted& counts) {
 }
 
 // The worker is gone, its cache with it.
-void Evacuate(ServingState& state, RankBatch& rank, Interrupted& counts,
-              std::vector<RequestId>& hopeless) {
+void Evacuate(ServingState& state, RankBatch& rank, Interrupted& counts) {
   while (!rank.running.empty()) {
     Sequence& sequence = *rank.running.back();
+    NoteProgress(state, rank, sequence);
     LeaveBatch(state, sequence);
     WaitAgain(state, sequence);
     ++counts.replayed;
-    CountDeath(sequence, hopeless);
   }
   const int64_t blocks = rank.blocks.total();
   rank = RankBatch(WorkerId(), blocks, state.config.block_tokens);
@@ -89,29 +89,23 @@ void Evacuate(ServingState& state, RankBatch& rank, Interrupted& counts,
 
 }  // namespace
 
-Interrupted EndEpoch(ServingState& state, const Roster& roster, absl::Time now,
-                     std::vector<Command>& commands) {
+Interrupted EndEpoch(ServingState& state, const Roster& roster, absl::Time now) {
   state.serving = false;
   Interrupted counts;
-  std::vector<RequestId> hopeless;
-  counts.replayed = VoidSteps(state, roster, hopeless);
+  counts.replayed = VoidSteps(state);
+  std::vector<RankId> dead;
   for (size_t r = 0; r < state.ranks.size(); ++r) {
     RankBatch& rank = state.ranks[r];
     if (!rank.present) continue;
     if (IsLost(rank, roster)) {
-      Evacuate(state, rank, counts, hopeless);
+      if (roster.Find(rank.worker) == nullptr) dead.push_back(RankId(static_cast<int32_t>(r)));
+      Evacuate(state, rank, counts);
       counts.lost.push_back(RankId(static_cast<int32_t>(r)));
     } else {
       RewindRank(state, rank, counts);
     }
   }
-  for (const RequestId id : hopeless) {
-    if (!state.requests.contains(id)) continue;  // another choice ended it
-    EndRequest(state, id,
-               absl::UnavailableError(absl::StrCat(
-                   kMostDeaths, " workers died while they ran this request, and it got no further")),
-               now, commands);
-  }
+  CountDeaths(state, dead, now);
   return counts;
 }
 

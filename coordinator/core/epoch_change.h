@@ -21,11 +21,9 @@ struct Interrupted {
 };
 
 // The epoch is over: no step in flight will be committed. Also between epochs, when a member of the
-// next one is lost. Ranks whose worker is not here any more, or left
-// out, become absent. A sequence that has lost
-// its rank to death time and again without any progress ends with Unavailable.
-Interrupted EndEpoch(ServingState& state, const Roster& roster, absl::Time now,
-                     std::vector<Command>& commands);
+// next one is lost. Ranks whose worker is not here any more, or left out, become absent. A sequence
+// that has lost its worker to death time and again without any progress is held back.
+Interrupted EndEpoch(ServingState& state, const Roster& roster, absl::Time now);
 
 // All members of the membership's epoch are ready. Ends requests that are too large for every rank,
 // if the largest one has shrunk.

@@ -19,20 +19,6 @@ PrefixMatch Match(const ServingState& state, const RankBatch& rank, const Sequen
 // Blocks that running sequences may each need soon.
 int64_t Reserve(const RankBatch& rank) { return static_cast<int64_t>(rank.running.size()); }
 
-// Also one that has left the batch with its last row in flight.
-bool RunsSuspect(const ServingState& state, size_t r) {
-  const std::vector<Sequence*>& running = state.ranks[r].running;
-  const auto is_suspect = [](const Sequence* sequence) {
-    return sequence != nullptr && sequence->suspect();
-  };
-  if (std::any_of(running.begin(), running.end(), is_suspect)) return true;
-  return std::any_of(state.in_flight.begin(), state.in_flight.end(), [&](const InFlightStep& step) {
-    const std::vector<Expected>& expected = step.shares[r].expected;
-    return std::any_of(expected.begin(), expected.end(),
-                       [&](const Expected& e) { return is_suspect(e.sequence); });
-  });
-}
-
 }  // namespace
 
 Chunk NextChunk(const Sequence& sequence, const RankRoom& room) {
@@ -75,8 +61,6 @@ std::optional<RankId> ChooseRank(const ServingState& state, absl::Span<const Ran
     const RankBatch& rank = state.ranks[r];
     if (room[r].rows == 0 || room[r].logits == 0) continue;
     if (static_cast<int32_t>(rank.running.size()) >= state.config.max_running_sequences) continue;
-    // One at a time: whoever is innocent gets on without the other, and is suspect no more.
-    if (sequence.suspect() && RunsSuspect(state, r)) continue;
     const PrefixMatch match = Match(state, rank, sequence);
     if (!HasRoom(state, rank, sequence, match)) continue;
     const int64_t own_rows = KnownRows(sequence) - int64_t{match.blocks} * rank.block_tokens;

@@ -19,10 +19,6 @@ namespace shoal {
 
 struct LiveRequest;
 
-// A request that kills every worker that runs it must not do so for ever. Deaths that have nothing
-// to do with it do not come so often without a token between them.
-inline constexpr int32_t kMostDeaths = 8;
-
 // The smaller goes first and yields last. Unique among live sequences.
 struct Seniority {
   int32_t priority = 0;
@@ -65,12 +61,13 @@ struct Stay {
 
 struct Sequence {
   enum class State : uint8_t {
-    kHeld,     // a further choice, until choice 0 has the prompt's full blocks planned
-    kWaiting,  // in the waiting queue
-    kRunning,  // in a rank's batch
-    kLeaving,  // left the batch with its last row planned; its last results are in flight
-    kSetAside,  // fits into no rank present; waits outside the queue for another epoch
-    kEnded,    // finished, cancelled or failed
+    kHeld,        // a further choice, until choice 0 has the prompt's full blocks planned
+    kWaiting,     // in the waiting queue
+    kRunning,     // in a rank's batch
+    kLeaving,     // left the batch with its last row planned; its last results are in flight
+    kSetAside,    // fits into no rank present; waits outside the queue for another epoch
+    kBackingOff,  // workers died that ran it; waits outside the queue until it is tried again
+    kEnded,       // finished, cancelled or failed
   };
 
   LiveRequest* request = nullptr;
@@ -84,7 +81,10 @@ struct Sequence {
   State state = State::kHeld;
   bool resumed = false;            // was in a batch before: goes to the front of the queue
   bool emitted = false;            // the first emission is out
-  int32_t deaths = 0;              // of ranks that ran it, since its last progress
+  int32_t deaths = 0;              // of workers that ran it, since its last progress
+  int32_t most_rows = 0;           // committed ones that a worker had when it died, of all deaths
+  Epoch interrupted;               // whose end took it out of its batch last
+  absl::Time backoff_ends;         // while kBackingOff
   int32_t results_in_flight = 0;   // steps in flight that report anything of this sequence
   RankId last_rank;                // of the last stay: all results in flight are that rank's
   std::vector<int32_t> generated;  // committed tokens
@@ -93,8 +93,6 @@ struct Sequence {
   Stay stay;
 
   int32_t choice() const { return seniority.choice; }
-  // It may be what its workers die of; so may whoever runs beside it.
-  bool suspect() const { return deaths >= kMostDeaths / 2; }
   // Prompt and committed tokens.
   int32_t known_tokens() const { return prompt_tokens + static_cast<int32_t>(generated.size()); }
   // The known tokens [begin, end).

@@ -73,7 +73,8 @@ struct ServingState {
   WaitingQueue waiting;
   FairShare users;
 
-  std::vector<Sequence*> set_aside;                      // fit into no rank present
+  std::vector<Sequence*> set_aside;    // fit into no rank present
+  std::vector<Sequence*> backing_off;  // to be tried again when it is time
 
   std::vector<RankBatch> ranks;  // empty before the first epoch; kept between epochs
   int64_t most_blocks = 0;       // of any rank, absent ones included

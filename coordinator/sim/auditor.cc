@@ -274,9 +274,6 @@ void Auditor::CheckEnd(const Client& client, const Choice& choice, const Emit& e
         const auto rows =
             static_cast<int64_t>(client.request.prompt.size()) + client.request.max_tokens - 1;
         if (rows <= most * config_.block_tokens) Problem("failed as too large, and is not");
-      } else if (absl::StrContains(emit.error.message(), "workers died while they ran")) {
-        const bool poisoned = shape_.poison && client.request.prompt[0] == kPoison;
-        if (!poisoned) Problem("taken to be the reason of deaths, and is not");
       } else if (!absl::IsUnavailable(emit.error) || !draining_ || formed_) {
         Problem(absl::StrCat("request ", emit.request.value(), " failed: ", emit.error.ToString()));
       }

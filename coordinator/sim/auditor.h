@@ -154,6 +154,7 @@ class Auditor {
   bool commits_now_ = false;  // the event being told completes a step
   std::map<WorkerId, std::map<SequenceId, Table>> tables_;
   bool was_paused_ = false;
+  int64_t were_live_ = 0;
 };
 
 }  // namespace shoal::sim

@@ -246,7 +246,8 @@ void World::Tell(const Event& event) {
   for (const Command& command : commands) Execute(command);
   const bool large = plan_.core.workers > 16;
   if (large ? std::holds_alternative<shoal::Tick>(event) && counts.events % 16 == 0
-            : !commands.empty() || counts.events % 8 == 0) {
+            : !commands.empty() || std::holds_alternative<RequestArrived>(event) ||
+                  counts.events % 8 == 0) {
     auditor_->CheckSnapshot(Snapshot());
   }
 }
@@ -336,11 +337,12 @@ Request World::DrawRequest() {
   return request;
 }
 
-// Whoever runs it dies of it.
+// Whoever runs it dies of it; nothing but its deadline ends that.
 void World::ArrivePoisoned() {
   calm_ = false;
   Request request = DrawRequest();
   request.prompt[0] = kPoison;
+  request.deadline = now() + plan_.busy_time;
   request.n = 1;
   Arrive(std::move(request));
 }

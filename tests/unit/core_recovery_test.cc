@@ -304,70 +304,110 @@ void Connect(Transcript& t) {
   }
 }
 
-TEST(CoreRecovery, ARequestThatKillsEveryWorkerIsGivenUpInTheEnd) {
-  Transcript t(Doubled(2));
-  t.Serve();
-  t.Arrive(MakeRequest(1, 2, 9));
-  for (int death = 1; death <= 8; ++death) {
-    const ClusterSnapshot snapshot = t.Snapshot();
-    const int victim = snapshot.workers[0].running_sequences > 0 ? 0 : 1;
-    ASSERT_EQ(snapshot.workers[victim].running_sequences, 1) << death;
-    const Lines lines = t.Lose(snapshot.workers[victim].worker.value());
-    if (death == 8) {
-      EXPECT_THAT(lines, Contains("emit r1.0 @0 [] error UNAVAILABLE: 8 workers died while they ran "
-                                  "this request, and it got no further"));
-      break;
+// A unit of one worker, which dies; another one comes, number by number.
+class CoreBackoff : public ::testing::Test {
+ protected:
+  CoreBackoff() : t_(Alone()) { t_.Serve(); }
+
+  static CoreConfig Alone() {
+    CoreConfig config = Transcript::Small();
+    config.heartbeat_timeout = absl::Hours(1);
+    return config;
+  }
+  void Replace() {
+    t_.Lose(worker_);
+    ComeBack();
+  }
+  void ComeBack() {
+    t_.Join(++worker_);
+    t_.Loaded(worker_);
+    Connect(t_);
+  }
+  // The first step that the last event has planned; 0: none.
+  int64_t Planned() const {
+    for (const Command& command : t_.commands) {
+      if (const auto* send = std::get_if<SendPlan>(&command)) return send->plan.step.value();
     }
-    EXPECT_THAT(lines, Not(Contains(StartsWith("emit"))));
-    Connect(t);
-    // Another one comes, and enters when the step of the survivor breaks.
-    t.Join(10 + death);
-    t.Loaded(10 + death);
-    StepDone broken;
-    broken.worker = snapshot.workers[1 - victim].worker;
-    broken.epoch = t.Snapshot().epoch;
-    broken.status = absl::UnavailableError("nobody here");
-    t.Do(broken);
-    Connect(t);
+    return 0;
   }
-  EXPECT_EQ(t.Snapshot().requests_running, 0);
+  // As many steps end, and then the worker's life.
+  void DieAfter(int steps) {
+    const int64_t first = Planned();
+    ASSERT_GT(first, 0);
+    for (int64_t step = first; step < first + steps; ++step) t_.Done(worker_, step);
+    Replace();
+  }
+
+  Transcript t_;
+  int64_t worker_ = 1;
+};
+
+TEST_F(CoreBackoff, ARequestThatKillsEveryWorkerIsTriedLaterAndLater) {
+  Request request = MakeRequest(1, 2, 9);
+  request.deadline = t_.now + absl::Minutes(6);
+  t_.Arrive(request);
+  for (int death = 1; death <= 2; ++death) DieAfter(0);
+  for (const int wanted_ms : {250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000}) {
+    EXPECT_EQ(t_.Snapshot().requests_running, 1);
+    DieAfter(0);
+    EXPECT_EQ(Planned(), 0);
+    EXPECT_EQ(t_.Snapshot().requests_waiting, 1);
+    EXPECT_EQ(t_.Snapshot().recoveries.back().resumed, t_.now);  // nothing is left to compute
+    EXPECT_THAT(t_.TickAfter(absl::Milliseconds(wanted_ms - 1)), IsEmpty());
+    EXPECT_THAT(t_.TickAfter(absl::Milliseconds(1)), Contains(HasSubstr("[10 11] prompt 2")));
+  }
+  DieAfter(0);
+  EXPECT_THAT(t_.Do(DrainStarted{}), IsEmpty());
+  EXPECT_THAT(t_.TickAfter(request.deadline - t_.now),
+              ElementsAre("emit r1.0 @0 [] error DEADLINE_EXCEEDED: the request's deadline passed "
+                          "while it ran; 13 workers died while they ran it, and it got no further",
+                          "drained"));
 }
 
-// Lets the only worker die eight times, and another one take its place each time; what is said at
-// the last death.
-Lines DieEightTimes(Transcript& t) {
-  for (int death = 1;; ++death) {
-    Lines lines = t.Lose(death);
-    if (death == 8) return lines;
-    EXPECT_THAT(lines, Not(Contains(StartsWith("emit")))) << death;
-    t.Join(death + 1);
-    t.Loaded(death + 1);
-    t.Ready(death + 1, t.Snapshot().epoch.value());
+TEST_F(CoreBackoff, ADeathIsCountedWhereverItsNewsFindTheSequence) {
+  t_.Arrive(MakeRequest(1, 2, 1));  // leaves the batch as soon as its only chunk is planned
+  t_.Arrive(MakeRequest(2, 2, 9));  // in a later step, whose plan the worker may not have seen
+  for (int death = 1; death <= 3; ++death) {
+    EXPECT_EQ(t_.Snapshot().requests_running, 2);
+    StepDone failed = Transcript::Report(worker_, Planned(), {}, t_.Snapshot().epoch.value());
+    failed.status = absl::UnavailableError("a peer is gone");
+    t_.Do(failed);  // the epoch ends, and they are in the queue
+    Replace();
   }
+  EXPECT_EQ(t_.Snapshot().requests_waiting, 2);
 }
 
-TEST(CoreRecovery, SoIsOneThatHasLeftWithItsOnlyRow) {
-  Transcript t(Transcript::Small());
-  t.Serve();
-  t.Arrive(MakeRequest(1, 2, 1));
-  EXPECT_THAT(DieEightTimes(t),
-              Contains(StartsWith("emit r1.0 @0 [] error UNAVAILABLE: 8 workers")));
-  EXPECT_EQ(t.Snapshot().requests_waiting, 0);
+TEST_F(CoreBackoff, RowsAreProgressIfTheyReachFurtherThanEver) {
+  t_.Arrive(MakeRequest(1, 60, 2));  // 16 rows a step
+  for (int death = 1; death <= 3; ++death) DieAfter(1);
+  EXPECT_EQ(t_.Snapshot().requests_waiting, 1);
+  t_.TickAfter(absl::Milliseconds(250));
+  DieAfter(2);
+  DieAfter(1);
+  EXPECT_EQ(t_.Snapshot().requests_running, 1);
+  DieAfter(2);
+  EXPECT_EQ(t_.Snapshot().requests_waiting, 1);
+  t_.TickAfter(absl::Milliseconds(250));
+  EXPECT_EQ(t_.Snapshot().requests_running, 1);
 }
 
-TEST(CoreRecovery, WhoOnlyRanBesideItGetsOn) {
-  for (const int32_t max_tokens : {1, 9}) {
-    Transcript t(Transcript::Small());
-    t.Serve();
-    t.Arrive(MakeRequest(1, 2, max_tokens));
-    t.Arrive(MakeRequest(2, 2, 9));
-    const Lines lines = DieEightTimes(t);
-    EXPECT_THAT(lines, Contains(StartsWith("emit r1.0 @0 [] error UNAVAILABLE: 8 workers")));
-    EXPECT_THAT(lines, Not(Contains(StartsWith("emit r2")))) << max_tokens;
-    t.Join(9);
-    t.Loaded(9);
-    EXPECT_THAT(First(t.Ready(9, t.Snapshot().epoch.value())), HasSubstr("new ")) << max_tokens;
-  }
+TEST_F(CoreBackoff, OthersGoOnAndThoseHeldBackComeBackOneByOne) {
+  Request request = MakeRequest(1, 2, 9);
+  request.n = 2;
+  t_.Arrive(request);
+  for (int death = 1; death <= 3; ++death) DieAfter(0);
+  EXPECT_EQ(t_.Snapshot().requests_waiting, 1);
+  EXPECT_THAT(First(t_.Arrive(MakeRequest(2, 2, 1, 20))), HasSubstr("[20 21] prompt 2"));
+  EXPECT_THAT(t_.Done(worker_, Planned(), {{7, 2, 50}}), ElementsAre("emit r2.0 @0 [50] length"));
+  EXPECT_THAT(t_.TickAfter(absl::Milliseconds(200)), Contains(HasSubstr("new 8 [10 11] prompt 2")));
+  EXPECT_EQ(t_.Snapshot().requests_running, 1);
+  EXPECT_EQ(First(t_.Done(worker_, Planned(), {{8, 2, 51}})), "emit r1.1 @0 [51]");
+  t_.Do(RequestCancelled{RequestId(1), 1});
+  EXPECT_EQ(t_.Snapshot().requests_waiting, 1);
+  EXPECT_THAT(t_.Do(RequestCancelled{RequestId(1), std::nullopt}),
+              ElementsAre("emit r1.0 @0 [] cancelled"));
+  EXPECT_THAT(t_.TickAfter(absl::Seconds(1)), IsEmpty());
+  EXPECT_EQ(t_.Snapshot().requests_waiting, 0);
 }
 
 TEST(CoreRecovery, ARequestTooLargeForTheSurvivorsHoldsUpNobody) {

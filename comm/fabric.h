@@ -25,7 +25,7 @@ struct TlsFiles {
 
 struct FabricOptions {
   std::string transport;               // "inprocess", "shm", "grpc", "mpi"
-  std::string cluster;                 // names the unit on this host; part of every endpoint
+  std::string cluster;                 // names the unit: peers of another name are refused
   std::string listen = "127.0.0.1:0";  // grpc: where to listen; port 0 picks a free one
   std::string advertise;  // grpc: the host by which peers reach us; empty: that of `listen`, or
                           // this host's name when that is a wildcard

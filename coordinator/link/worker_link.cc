@@ -139,6 +139,7 @@ class WorkerLink::Server final : public proto::Cluster::CallbackService,
   bool assigned_ ABSL_GUARDED_BY(mutex_) = false;
   std::string numerics_ ABSL_GUARDED_BY(mutex_);
   std::string transport_ ABSL_GUARDED_BY(mutex_);
+  std::string cluster_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const Roll> roll_ ABSL_GUARDED_BY(mutex_);  // of the last assignment
 };
 
@@ -199,6 +200,7 @@ absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
   if (joined_.empty() && !assigned_) {
     numerics_ = wanted.numerics.empty() ? hello.numerics() : wanted.numerics;
     transport_ = wanted.transport.empty() ? hello.transport() : wanted.transport;
+    cluster_ = wanted.cluster.empty() ? hello.cluster() : wanted.cluster;
   }
   SHOAL_RETURN_IF_ERROR(Differs("protocol version", absl::StrCat(kProtocolVersion),
                                 absl::StrCat(hello.protocol_version())));
@@ -206,6 +208,7 @@ absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
   SHOAL_RETURN_IF_ERROR(CheckModel(wanted.model, hello.model()));
   SHOAL_RETURN_IF_ERROR(Differs("numerics", numerics_, hello.numerics()));
   SHOAL_RETURN_IF_ERROR(Differs("transport", transport_, hello.transport()));
+  SHOAL_RETURN_IF_ERROR(Differs("cluster-name", cluster_, hello.cluster()));
   SHOAL_RETURN_IF_ERROR(Differs("block-tokens", absl::StrCat(wanted.block_tokens),
                                 absl::StrCat(hello.block_tokens())));
   SHOAL_RETURN_IF_ERROR(Differs("max-batch-rows", absl::StrCat(wanted.max_batch_rows),

@@ -407,7 +407,7 @@ def cluster_behind_proxies(workers=3, between="coordinator"):
             processes.append(stack.enter_context(
                 Process("worker", "--model", MODEL, "--coordinator", f"127.0.0.1:{dial}", *flags, "--threads", 1)))
         head.wait_until_listening()
-        head.cluster_name = f"proxies-{port}"
+        head.port, head.cluster_name = port, f"proxies-{port}"
         yield head, proxies, processes
 
 
@@ -482,6 +482,36 @@ def test_other_weights_cannot_take_the_rank_of_the_dead(tmp_path, expected):
         with Process("worker", "--model", MODEL, *flags):  # one with the right ones can
             wait_until_whole(head)
             assert load.finish() >= 2
+
+
+def test_a_worker_of_another_cluster_cannot_take_the_rank_of_the_dead(expected):
+    with cluster_behind_proxies() as (head, proxies, processes):
+        load = Load(head.url, expected, clients=2)
+        processes[0].kill()
+        wait_for(lambda: head.cluster()["holders"]["least"] == 1, 10, "noticed")
+        flags = ("--model", MODEL, "--coordinator", f"127.0.0.1:{proxies[0].port}", "--transport", "shm",
+                 "--threads", 1)
+        with Process("worker", *flags, "--cluster-name", "another") as stranger:
+            assert stranger.exit_code() == 1
+            lines = [line for line in stranger.err().splitlines() if line.startswith("shoal worker:")]
+            assert len(lines) == 1, stranger.err()
+            assert f"cluster-name: the cluster has '{head.cluster_name}', the worker 'another'" in lines[0]
+        with Process("worker", *flags, "--cluster-name", head.cluster_name):
+            wait_until_whole(head)
+            assert load.finish() >= 2
+
+
+def test_a_worker_may_dial_the_coordinator_through_another_port(expected):
+    with cluster_behind_proxies(between="workers") as (head, proxies, processes):
+        processes[0].kill()
+        wait_for(lambda: head.cluster()["holders"]["least"] == 1, 10, "noticed")
+        with contextlib.ExitStack() as stack:
+            detour = Proxy(head.port)
+            stack.callback(detour.close)
+            stack.enter_context(Process("worker", "--model", MODEL, "--coordinator", f"127.0.0.1:{detour.port}",
+                                        "--transport", "grpc", "--threads", 1))
+            wait_until_whole(head)
+            assert Answer(head.url, "a long prompt").result() == expected["a long prompt"]
 
 
 def test_more_holders_than_workers_are_refused():

@@ -71,6 +71,7 @@ proto::Hello GoodHello() {
   hello.set_model("model-a");
   hello.set_numerics("reference");
   hello.set_transport("shm");
+  hello.set_cluster("cluster-a");
   hello.set_block_tokens(16);
   hello.set_max_batch_rows(64);
   hello.set_max_running(8);
@@ -153,6 +154,10 @@ TEST_F(LinkTest, AWorkerThatDiffersIsRefusedWithBothValues) {
            {"numerics", "'reference'", "'cpu'"}},
           {[](proto::Hello& hello) { hello.set_transport("grpc"); },
            {"transport", "'shm'", "'grpc'"}},
+          {[](proto::Hello& hello) { hello.set_cluster("cluster-b"); },
+           {"cluster-name", "'cluster-a'", "'cluster-b'"}},
+          {[](proto::Hello& hello) { hello.clear_cluster(); },
+           {"cluster-name", "'cluster-a'", "''"}},
           {[](proto::Hello& hello) { hello.set_block_tokens(32); },
            {"block-tokens", "'16'", "'32'"}},
           {[](proto::Hello& hello) { hello.set_max_batch_rows(1); },
@@ -172,6 +177,15 @@ TEST_F(LinkTest, AWorkerThatDiffersIsRefusedWithBothValues) {
   }
   // Nobody but the first has joined or been lost.
   EXPECT_TRUE(std::holds_alternative<Tick>(events_.Next(absl::Milliseconds(50))));
+}
+
+TEST_F(LinkTest, ANamedClusterTakesNoFirstWorkerOfAnotherName) {
+  Start([](WorkerLinkOptions& options) { options.identity.cluster = "cluster-b"; });
+  auto worker = Dial(GoodHello());
+  const absl::Status status = worker->Receive(Soon()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("cluster-name: the cluster has 'cluster-b', the worker 'cluster-a'"));
 }
 
 TEST_F(LinkTest, AWorkerTooManyHearsThatItStandsBy) {

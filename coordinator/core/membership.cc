@@ -38,7 +38,6 @@ void Membership::Joined(const WorkerJoined& event, absl::Time now, std::vector<C
     commands.push_back(EvictWorker{event.worker, std::move(added)});
     return;
   }
-  last_epoch_ = std::max(last_epoch_, event.last_epoch);
   Follow(now, commands);
 }
 
@@ -203,12 +202,14 @@ void Membership::Follow(absl::Time now, std::vector<Command>& commands) {
 void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   std::vector<RankId> absent;
   auto members = std::make_shared<UnitMembers>(roster_.world_size());
+  Epoch first;  // that all members can take part in
   for (int r = 0; r < roster_.world_size(); ++r) {
     const Member* member = roster_.At(RankId(r));
     if (member == nullptr || (formed_ && !member->loaded)) {
       absent.push_back(RankId(r));
     } else {
       (*members)[r] = member->id;
+      first = std::max(first, member->last_epoch.Next());
     }
   }
   if (!formed_ && !absent.empty()) return;
@@ -226,7 +227,7 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   }
   paused_.clear();
   // Also under a coordinator that is younger than its workers, epochs only grow.
-  if (epoch_ <= last_epoch_) epoch_ = last_epoch_.Next();
+  epoch_ = std::max(epoch_, first);
   announced_ = true;
   for (const std::optional<WorkerId>& worker : *members) {
     if (!worker.has_value()) continue;

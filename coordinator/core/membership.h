@@ -106,7 +106,6 @@ class Membership {
   std::shared_ptr<const ExpertPlacement> placement_;
   Roster roster_;
   Epoch epoch_;
-  Epoch last_epoch_;  // the latest that any worker brought along
   bool formed_ = false;
   bool announced_ = false;  // `epoch_` was, and is not over
   int unready_ = 0;         // members of the announced epoch not ready

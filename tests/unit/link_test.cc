@@ -242,6 +242,36 @@ TEST_F(LinkTest, NumericsAreKeptOnceARankWasAssigned) {
   EXPECT_THAT(std::string(refusal.status().message()), ::testing::HasSubstr("numerics"));
 }
 
+// One that comes from another coordinator is ahead of ours, but not by more than that one lived to see.
+TEST_F(LinkTest, ALastEpochThatCannotBeIsRefusedAndNoneOfOurOwn) {
+  Start();
+  const auto refusal = [&](int64_t last_epoch) {
+    proto::Hello hello = GoodHello();
+    hello.set_last_epoch(last_epoch);
+    auto worker = Dial(hello);
+    return worker->Receive(absl::Now() + absl::Milliseconds(300)).status();
+  };
+  const int64_t lead = int64_t{1} << 32;
+  for (const int64_t wrong : {int64_t{-1}, lead + 1, int64_t{1} << 62,
+                              std::numeric_limits<int64_t>::max()}) {
+    const absl::Status status = refusal(wrong);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("its last epoch is ", wrong)));
+  }
+  proto::Hello hello = GoodHello();
+  hello.set_last_epoch(lead);
+  auto member = Dial(hello);
+  AssignRank command;
+  command.worker = Join(*member);
+  command.members = std::make_shared<const UnitMembers>(UnitMembers{command.worker});
+  command.epoch = Epoch(lead + 1);
+  command.rank = RankId(0);
+  link_->Execute(command);
+  ASSERT_TRUE(member->Receive(Soon()).ok());
+  EXPECT_EQ(refusal(lead + 1), absl::OkStatus());  // it dials again
+  EXPECT_EQ(refusal(2 * lead + 2).code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST_F(LinkTest, APlanArrivesAsItWasSent) {
   Start();
   auto worker = Dial(GoodHello());

@@ -34,6 +34,9 @@ WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
   plan.core.redundant_experts = random.Chance(30) ? static_cast<int>(random.Below(6)) : 0;
   plan.shape.moe_layers = 1 + static_cast<int>(random.Below(2));
   plan.shape.experts = std::max(8, plan.core.workers);
+  plan.core.redundant_experts =
+      std::min(plan.core.redundant_experts,
+               plan.shape.experts * (plan.core.workers - plan.core.holders));
   plan.shape.skew = random.Chance(30) ? 1.0 : 0.0;
   plan.core.block_tokens = 1 << random.Below(4);
   plan.core.max_context = 20 + static_cast<int64_t>(random.Below(40));

@@ -519,6 +519,14 @@ def test_more_holders_than_workers_are_refused():
     assert code == 1 and "--holders: want 1..2" in err and "got '3'" in err
 
 
+def test_more_copies_than_workers_can_hold_are_refused():
+    flags = ("--model", MODEL, "--workers", 4, "--redundant-experts", 1000000, "--http", "127.0.0.1:0")
+    for command in ("serve",), ("coordinator", "--cluster-listen", "127.0.0.1:0"):
+        code, _, err = run(*command, *flags)
+        said = "redundant_experts 1000000 want 1000016 copies; one of each on 4 workers are 64"
+        assert code == 1 and said in err, err
+
+
 def test_a_placement_with_too_few_holders_is_refused(tmp_path):
     config = json.loads((MODEL / "config.json").read_text())
     layers = [[] if layer < config["first_k_dense_replace"] else

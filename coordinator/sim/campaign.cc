@@ -6,8 +6,8 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <charconv>
+#include <optional>
 #include <string_view>
 #include <thread>
 
@@ -54,24 +54,28 @@ CampaignResult RunCampaign(const CampaignOptions& options) {
   NameSeedsOfCrashes();
   int threads = options.threads;
   if (threads <= 0) threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  std::atomic<uint64_t> next{options.first};
   absl::Mutex mutex;
+  uint64_t next = options.first;
+  bool over = options.first > options.last;
   CampaignResult result;
+  // The next seed; none if all are taken. `last` may be the largest number there is.
+  const auto take = [&]() -> std::optional<uint64_t> {
+    absl::MutexLock lock(&mutex);
+    if (over) return std::nullopt;
+    over = next == options.last;
+    return next++;
+  };
   const auto work = [&] {
-    while (true) {
-      const uint64_t seed = next.fetch_add(1);
-      if (seed > options.last) return;
-      running_seed = seed;
-      World world(seed, options.world);
+    while (const std::optional<uint64_t> seed = take()) {
+      running_seed = *seed;
+      World world(*seed, options.world);
       world.Run();
       absl::MutexLock lock(&mutex);
       ++result.worlds;
       result.counts.Add(world.counts);
       if (!world.problems.empty()) {
-        result.failures.push_back({seed, world.problems.front()});
-        if (static_cast<int64_t>(result.failures.size()) == options.most_failures) {
-          next = options.last + 1;
-        }
+        result.failures.push_back({*seed, world.problems.front()});
+        if (static_cast<int64_t>(result.failures.size()) == options.most_failures) over = true;
       }
       if (options.progress && result.worlds % kProgressEvery == 0) {
         options.progress(result.worlds, static_cast<int64_t>(result.failures.size()));

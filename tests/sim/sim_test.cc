@@ -81,6 +81,14 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
   EXPECT_GT(sum.cache_hits, 10 * worlds);
 }
 
+TEST(Sim, TheLastSeedThereIsEndsACampaign) {
+  CampaignOptions options;
+  options.first = UINT64_MAX - 2;
+  options.last = UINT64_MAX;
+  options.threads = 4;
+  EXPECT_EQ(RunCampaign(options).worlds, 3);
+}
+
 TEST(Sim, ASeedGivesTheSameWorldTwice) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
     const std::vector<std::string> once = Trace(seed, {});

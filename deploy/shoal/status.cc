@@ -21,14 +21,17 @@ using Json = nlohmann::json;
 
 // How far the cluster is from losing an expert.
 void PrintSafety(const Json& cluster) {
+  const std::string paused = cluster.value("paused", std::string());
+  if (!paused.empty()) {
+    absl::PrintF("PAUSED until a worker has loaded what is missing: %s\n\n", paused);
+    return;
+  }
   const Json holders = cluster.value("holders", Json::object());
   const int64_t least = holders.value("least", int64_t{0});
   const int64_t most = holders.value("most", int64_t{0});
   absl::PrintF("every expert is held by %d%s worker%s%s\n\n", least,
                most == least ? "" : absl::StrCat(" to ", most), most == 1 ? "" : "s",
                least >= 2 ? ": any one may die" : "");
-  const std::string paused = cluster.value("paused", std::string());
-  if (!paused.empty()) absl::PrintF("PAUSED, requests wait: %s\n\n", paused);
 }
 
 // "12 sequences, 340 tokens again".
@@ -103,8 +106,10 @@ void Print(const std::string& address, const Json& cluster) {
   absl::PrintF("%s: %s, epoch %d\n", address,
                cluster.value("serving", false) ? "serving" : "not serving",
                cluster.value("epoch", int64_t{0}));
-  absl::PrintF("requests: %d running, %d waiting; tokens: %d of prompts, %d generated; steps: %d\n",
+  const bool paused = !cluster.value("paused", std::string()).empty();
+  absl::PrintF("requests: %d %s, %d waiting; tokens: %d of prompts, %d generated; steps: %d\n",
                cluster.value("requests_running", int64_t{0}),
+               paused ? "interrupted and waiting to go on" : "running",
                cluster.value("requests_waiting", int64_t{0}),
                cluster.value("prompt_tokens", int64_t{0}),
                cluster.value("generation_tokens", int64_t{0}), cluster.value("steps", int64_t{0}));

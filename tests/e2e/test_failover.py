@@ -302,7 +302,8 @@ def test_losing_all_holders_of_an_expert_pauses_and_loses_nothing(expected):
         paused = wait_for(lambda: cluster.cluster()["paused"], 10, "paused")
         assert "holder" in paused
         code, out, err = run("status", cluster.url)
-        assert code == 0 and "PAUSED" in out, err
+        assert code == 0 and "PAUSED until a worker has loaded what is missing: " in out, err
+        assert "interrupted and waiting to go on" in out and " running," not in out and "held by" not in out, out
         answer = Answer(cluster.url, "greedy, streamed")  # taken, and waits
         time.sleep(1)
         assert not answer.ended and answer.error is None

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a client sees when a worker dies: the longest gap of the streams that ran elsewhere, and when the streams of the
 dead worker go on. Starts `shoal serve` for each transport, streams from it, kills (or stops) a worker at a random moment,
-and prints distributions over many rounds, beside the gaps of the same streams before anything happened.
+and prints distributions over many rounds, beside the gaps of the same streams before anything happened. Which worker a
+stream runs on the cluster says, before the fault: streams begin one by one, and /cluster shows where each has gone. A
+round in which the cluster replayed other than the victim's sequences counts all of its streams as unaffected.
 
   benchmarks/failover.py --model deploy/models/shoal-tiny --rounds 20 --transport shm grpc --fault kill stop
 
@@ -64,10 +66,6 @@ class Stream:
         return max(gaps, default=(0.0, begin))
 
 
-    def first_after(self, moment):
-        return next((t for t in self.arrivals if t >= moment), float("inf"))
-
-
 class Cluster:
     def __init__(self, arguments, transport, holders):
         self.log = tempfile.NamedTemporaryFile("w+", prefix="shoal-failover-", suffix=".log")
@@ -123,32 +121,49 @@ def watch(streams, until, enough=None):
                     selector.unregister(key.fileobj)
 
 
+def begin_streams(cluster, arguments, chance):
+    """Streams that have begun, and the rank that each of them runs on."""
+    streams, ranks = [], []
+    running = [worker["running_sequences"] for worker in cluster.state()["workers"]]
+    for index in range(arguments.streams):
+        streams.append(Stream(cluster.address, index, chance, arguments.tokens))
+        deadline = time.monotonic() + 60
+        while True:
+            watch(streams, time.monotonic() + 0.002)
+            now = [worker["running_sequences"] for worker in cluster.state()["workers"]]
+            if sum(now) == sum(running) + 1:
+                break
+            assert time.monotonic() < deadline, f"stream {index} has not begun: {streams[index].error}"
+        ranks.append(next(rank for rank, (before, after) in enumerate(zip(running, now)) if after > before))
+        running = now
+    return streams, ranks
+
+
 def one_round(cluster, arguments, fault, chance):
     """Gaps in ms: {"calm": [...], "unaffected": [...], "resumed": [...]} and the phases the cluster itself measured."""
-    streams = [Stream(cluster.address, index, chance, arguments.tokens) for index in range(arguments.streams)]
+    streams, ranks = begin_streams(cluster, arguments, chance)
     watch(streams, time.monotonic() + 60, lambda: all(len(stream.arrivals) > 20 or stream.error for stream in streams))
     assert not any(stream.error for stream in streams), [stream.error for stream in streams]
     watch(streams, time.monotonic() + CALM_S + chance.uniform(0, 0.3))
     before = cluster.state()
     victim = chance.choice(before["workers"])
-    struck, struck_unix = time.monotonic(), time.time()
+    struck = time.monotonic()
     os.kill(victim["pid"], signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
     watch(streams, struck + WATCH_S)
     end = time.monotonic()
     failed = [stream.error for stream in streams if stream.error]
     losses = [recovery for recovery in cluster.state()["recoveries"]
               if recovery["epoch"] > before["epoch"] and recovery["cause"] != "entry"]
-    # Whose sequence was replayed says nothing in its first step of the new epoch: the others go on with that one's commit.
-    # A step that fails before the death is known ends an epoch of its own, and replays nothing.
-    affected = sum(recovery["replayed"] for recovery in losses)
-    resumed = struck
-    if losses and losses[-1]["resumed_ms"] is not None:
-        resumed += losses[-1]["suspected_unix_s"] - struck_unix + losses[-1]["resumed_ms"] / 1e3
-    latest = sorted(streams, key=lambda stream: stream.first_after(resumed - 1e-3), reverse=True)
+    affected = [stream for stream, rank in zip(streams, ranks) if rank == victim["rank"]]
+    clear = (len(affected) == sum(recovery["replayed"] for recovery in losses) and
+             before["preemptions"] == cluster.state()["preemptions"])
+    if not clear:
+        affected = []
     result = {
         "calm": [1e3 * stream.longest_gap(struck - CALM_S, struck)[0] for stream in streams],
-        "unaffected": [1e3 * stream.longest_gap(struck, end)[0] for stream in latest[affected:]],
-        "resumed": [1e3 * (stream.first_after(resumed - 1e-3) - struck) for stream in latest[:affected]],
+        "unaffected": [1e3 * stream.longest_gap(struck, end)[0] for stream in streams if stream not in affected],
+        "resumed": [1e3 * (stream.longest_gap(struck, end)[1] - struck) for stream in affected],
+        "unclear": [] if clear else [victim["rank"]],
         "failed": failed,
     }
     for name in ("silent_ms", "decided_ms", "fenced_ms", "resumed_ms"):
@@ -190,6 +205,11 @@ def steady(arguments, transport):
     finally:
         for cluster in clusters.values():
             cluster.stop()
+    if arguments.json:
+        print(json.dumps({"transport": transport, "workers": arguments.workers, "holders": arguments.holders,
+                          "streams": arguments.streams, "tokens": arguments.tokens, "time_per_token_ratios": speeds,
+                          "cpu_time_per_token_ratios": costs}), flush=True)
+        return
     print(f"{transport}, steady: {arguments.rounds} pairs, {arguments.workers} workers, {arguments.holders} holders beside 1, "
           f"{arguments.streams} streams of {arguments.tokens} tokens")
     for name, ratios in (("time per token", speeds), ("CPU time per token", costs)):
@@ -254,7 +274,8 @@ def main():
             show("cluster: suspected -> decided", sums["decided_ms"], "deaths")
             show("cluster: suspected -> fenced", sums["fenced_ms"], "deaths")
             show("cluster: suspected -> resumed", sums["resumed_ms"], "deaths")
-            print(f"  failed streams: {len(sums['failed'])}", flush=True)
+            print(f"  failed streams: {len(sums['failed'])}; rounds with other replays than the victim's: "
+                  f"{len(sums['unclear'])}", flush=True)
             for failure in sums["failed"][:3]:
                 print(f"    {failure[:200]}")
 

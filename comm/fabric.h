@@ -25,11 +25,15 @@ struct TlsFiles {
 
 struct FabricOptions {
   std::string transport;               // "inprocess", "shm", "grpc", "mpi"
-  std::string cluster;                 // names the unit on this host; part of every endpoint
+  std::string cluster;                 // names the unit: peers of another name are refused
   std::string listen = "127.0.0.1:0";  // grpc: where to listen; port 0 picks a free one
   std::string advertise;  // grpc: the host by which peers reach us; empty: that of `listen`, or
                           // this host's name when that is a wildcard
   TlsFiles tls;           // grpc
+  // grpc: a peer that answers no ping for so long is dead; a death itself shows at once. Not for
+  // those who hang, which the coordinator's heartbeats find: for a network that swallows what two
+  // ranks say to each other alone. Where nobody brings a rank back that only lost its core, longer.
+  absl::Duration silence_timeout = absl::Seconds(4);
   size_t max_message_bytes =
       0;  // Model::MaxMessageBytes; the same on all ranks, checked when connecting
 };

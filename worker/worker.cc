@@ -154,6 +154,7 @@ void Worker::FillHello(proto::Hello& hello) {
   hello.set_numerics(
       absl::StrCat(kernels_->numerics(), options_.fp8_activations ? " fp8-activations" : ""));
   hello.set_transport(std::string(fabric_->transport()));
+  hello.set_cluster(options_.fabric.cluster);
   hello.set_block_tokens(options_.block_tokens);
   hello.set_max_batch_rows(options_.max_batch_rows);
   hello.set_max_running(options_.max_running);

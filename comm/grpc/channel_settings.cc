@@ -16,18 +16,16 @@
 namespace shoal {
 namespace {
 
-// A silent partition is noticed after the sum of the two, in ms; a death much sooner, by its reset.
-// Nobody waits for the sum: waits have deadlines, and heartbeats on the control streams find a rank
-// that hangs. A shorter one takes a rank for dead that has only lost its core for a while, to others
-// or to its own loading of weights, during which these streams are silent.
+// After so long without a word a peer is pinged.
 constexpr int kKeepaliveMs = 1000;
-constexpr int kKeepaliveTimeoutMs = 15000;
 
-std::vector<std::pair<std::string, int>> CommonSettings(size_t max_message_bytes) {
+std::vector<std::pair<std::string, int>> CommonSettings(const FabricOptions& options) {
   // A whole message may be under way before the receiver's application has asked for it.
-  const int window = static_cast<int>(std::clamp<size_t>(max_message_bytes, 1 << 20, 16 << 20));
+  const int window =
+      static_cast<int>(std::clamp<size_t>(options.max_message_bytes, 1 << 20, 16 << 20));
+  const int patience_ms = static_cast<int>(absl::ToInt64Milliseconds(options.silence_timeout));
   return {{GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs},
-          {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs},
+          {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, std::max(patience_ms - kKeepaliveMs, kKeepaliveMs)},
           {GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1},
           {GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0},
           {GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, window},
@@ -82,20 +80,20 @@ int LargestGrpcMessage(size_t max_message_bytes) {
                                                                         : static_cast<int>(largest);
 }
 
-void SetServerOptions(grpc::ServerBuilder& builder, size_t max_message_bytes) {
-  for (const auto& [name, value] : CommonSettings(max_message_bytes)) {
+void SetServerOptions(grpc::ServerBuilder& builder, const FabricOptions& options) {
+  for (const auto& [name, value] : CommonSettings(options)) {
     builder.AddChannelArgument(name, value);
   }
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error, not shared
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                              kKeepaliveMs / 2);
-  builder.SetMaxReceiveMessageSize(LargestGrpcMessage(max_message_bytes));
+  builder.SetMaxReceiveMessageSize(LargestGrpcMessage(options.max_message_bytes));
   builder.SetMaxSendMessageSize(-1);
 }
 
-grpc::ChannelArguments MakeChannelArguments(size_t max_message_bytes) {
+grpc::ChannelArguments MakeChannelArguments(const FabricOptions& options) {
   grpc::ChannelArguments arguments;
-  for (const auto& [name, value] : CommonSettings(max_message_bytes)) {
+  for (const auto& [name, value] : CommonSettings(options)) {
     arguments.SetInt(name, value);
   }
   // Every link is a connection of its own: one that failed must not hold its successor in back-off.

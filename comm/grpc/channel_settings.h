@@ -30,7 +30,7 @@ std::shared_ptr<grpc::ChannelCredentials> MakeChannelCredentials(const TlsTexts&
 // limit) above 2 GB.
 int LargestGrpcMessage(size_t max_message_bytes);
 
-void SetServerOptions(grpc::ServerBuilder& builder, size_t max_message_bytes);
-grpc::ChannelArguments MakeChannelArguments(size_t max_message_bytes);
+void SetServerOptions(grpc::ServerBuilder& builder, const FabricOptions& options);
+grpc::ChannelArguments MakeChannelArguments(const FabricOptions& options);
 
 }  // namespace shoal

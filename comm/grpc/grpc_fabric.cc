@@ -68,7 +68,7 @@ GrpcFabric::GrpcFabric(const FabricOptions& options, TlsTexts tls)
 absl::Status GrpcFabric::Listen() {
   int port = 0;
   grpc::ServerBuilder builder;
-  SetServerOptions(builder, options_.max_message_bytes);
+  SetServerOptions(builder, options_);
   builder.AddListeningPort(options_.listen, MakeServerCredentials(tls_), &port);
   builder.RegisterCallbackGenericService(&service_);
   server_ = builder.BuildAndStart();
@@ -108,9 +108,8 @@ absl::StatusOr<std::unique_ptr<RowSender>> GrpcFabric::Dial(const Hello& mine, R
   }
   SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<SendSlots> slots,
                          SendSlots::Make(options_.max_message_bytes));
-  std::shared_ptr<grpc::Channel> channel =
-      grpc::CreateCustomChannel(std::string(address), MakeChannelCredentials(tls_),
-                                MakeChannelArguments(options_.max_message_bytes));
+  std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(
+      std::string(address), MakeChannelCredentials(tls_), MakeChannelArguments(options_));
   return std::make_unique<RowSender>(mine.rank, peer, std::move(channel), std::move(slots), mine,
                                      changed_);
 }

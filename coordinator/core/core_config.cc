@@ -47,7 +47,8 @@ absl::Status Validate(const CoreConfig& config) {
   }
   if (config.placement == nullptr) {
     if (config.holders > 1 || config.redundant_experts > 0 || !config.expert_load.empty()) {
-      return absl::OkStatus();
+      return CheckCopies(config.n_routed_experts, config.workers, config.holders,
+                         config.redundant_experts);
     }
     return ExpertPlacement::Contiguous(config.workers, config.n_routed_experts).status();
   }

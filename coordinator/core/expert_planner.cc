@@ -503,6 +503,20 @@ absl::Status CheckExpertLoad(const ExpertLoad& load, absl::Span<const int> n_rou
   return absl::OkStatus();
 }
 
+absl::Status CheckCopies(absl::Span<const int> n_routed_experts, int ranks, int holders,
+                         int redundant_experts) {
+  for (size_t layer = 0; layer < n_routed_experts.size(); ++layer) {
+    const int64_t experts = n_routed_experts[layer];
+    const int64_t wanted = experts * holders + redundant_experts, possible = experts * ranks;
+    if (experts == 0 || wanted <= possible) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer ", layer, ": ", experts, " experts, holders ", holders,
+                     " and redundant_experts ", redundant_experts, " want ", wanted,
+                     " copies; one of each on ", ranks, " workers are ", possible));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ExpertPlacement> PlanPlacement(const PlacementRequest& request) {
   const int ranks = static_cast<int>(request.host_of_rank.size());
   if (request.holders < 1 || request.holders > ranks || request.redundant_experts < 0 ||
@@ -512,6 +526,10 @@ absl::StatusOr<ExpertPlacement> PlanPlacement(const PlacementRequest& request) {
                      request.redundant_experts, " redundant ones) in ", request.n_group,
                      " groups on ", ranks, " ranks"));
   }
+  std::vector<int> n_routed_experts;
+  for (const std::vector<float>& load : request.load) n_routed_experts.push_back(load.size());
+  SHOAL_RETURN_IF_ERROR(
+      CheckCopies(n_routed_experts, ranks, request.holders, request.redundant_experts));
   const EvenHosts even = SortByHost(request.host_of_rank);
   std::vector<std::vector<std::vector<RankId>>> holders;
   for (int layer = 0; layer < static_cast<int>(request.load.size()); ++layer) {
@@ -521,8 +539,7 @@ absl::StatusOr<ExpertPlacement> PlanPlacement(const PlacementRequest& request) {
       continue;
     }
     const int64_t experts = load.size();
-    const int64_t total =
-        std::min(experts * request.holders + request.redundant_experts, experts * ranks);
+    const int64_t total = experts * request.holders + request.redundant_experts;
     const int64_t physical = request.holders == 1 ? total : experts;
     const Base base = PlanBase(load, layer, static_cast<int>(physical), request.n_group, even);
     const LayerRequest wanted{load, base, request.holders, total, layer};

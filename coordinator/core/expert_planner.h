@@ -43,6 +43,11 @@ ExpertLoad EqualLoad(absl::Span<const int> n_routed_experts);
 // InvalidArgument naming layer and expert, what was wanted and what was found.
 absl::Status CheckExpertLoad(const ExpertLoad& load, absl::Span<const int> n_routed_experts);
 
+// Whether ranks have room for so many copies of each layer's experts, one of each on a rank. Errors:
+// InvalidArgument naming layer, what was wanted and what is possible.
+absl::Status CheckCopies(absl::Span<const int> n_routed_experts, int ranks, int holders,
+                         int redundant_experts);
+
 struct PlacementRequest {
   ExpertLoad load;
   std::vector<int> host_of_rank;  // by rank: an index of the host it runs on
@@ -58,7 +63,7 @@ struct PlacementRequest {
 // balance (where groups are packed onto hosts, on the same host); one for which there is none goes
 // to the hottest expert. What is wanted beyond, and layers whose numbers do not divide, first-fit
 // decreasing places. Ties go to other experts and ranks in each layer. Errors: InvalidArgument
-// naming what cannot be met (more holders than ranks).
+// naming what cannot be met (more copies than ranks).
 absl::StatusOr<ExpertPlacement> PlanPlacement(const PlacementRequest& request);
 
 }  // namespace shoal

@@ -44,7 +44,6 @@ void Membership::Joined(const WorkerJoined& event, absl::Time now, std::vector<C
     commands.push_back(EvictWorker{event.worker, std::move(added)});
     return;
   }
-  last_epoch_ = std::max(last_epoch_, event.last_epoch);
   Follow(now, commands);
 }
 
@@ -313,15 +312,18 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
     return;
   }
   paused_.clear();
-  // Also under a coordinator that is younger than its workers, epochs only grow.
-  if (epoch_ <= last_epoch_) epoch_ = last_epoch_.Next();
-  announced_ = true;
-  announced_at_ = now;
   auto members = std::make_shared<UnitMembers>(roster_.world_size());
+  Epoch first;  // that all members can take part in
   for (int r = 0; r < roster_.world_size(); ++r) {
     if (std::find(absent.begin(), absent.end(), RankId(r)) != absent.end()) continue;
-    (*members)[r] = roster_.At(RankId(r))->id;
+    const Member& member = *roster_.At(RankId(r));
+    (*members)[r] = member.id;
+    first = std::max(first, member.last_epoch.Next());
   }
+  // Also under a coordinator that is younger than its workers, epochs only grow.
+  epoch_ = std::max(epoch_, first);
+  announced_ = true;
+  announced_at_ = now;
   for (const std::optional<WorkerId>& worker : *members) {
     if (!worker.has_value()) continue;
     Member& member = *roster_.Find(*worker);

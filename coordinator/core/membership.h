@@ -122,7 +122,6 @@ class Membership {
   std::shared_ptr<const ExpertPlacement> placement_;
   Roster roster_;
   Epoch epoch_;
-  Epoch last_epoch_;  // the latest that any worker brought along
   bool formed_ = false;
   bool announced_ = false;  // `epoch_` was, and is not over
   absl::Time announced_at_;

@@ -39,6 +39,7 @@ absl::Status Roster::Add(const WorkerJoined& event, absl::Time now) {
   member.host = event.host;
   member.pid = event.pid;
   member.cache_blocks = std::min(event.cache_blocks, kMaxBlocks);
+  member.last_epoch = event.last_epoch;
   member.last_heard = now;
   member.rank_fixed = event.rank_fixed && event.wanted_rank.has_value();
   if (!GiveRank(member, event.wanted_rank)) {

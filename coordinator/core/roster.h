@@ -24,6 +24,7 @@ struct Member {
   std::string host;
   int64_t pid = 0;
   int64_t cache_blocks = 0;
+  Epoch last_epoch;            // before it came; an epoch that it is in must be later
   std::optional<RankId> rank;  // none: standby
   bool wants_rank = false;     // holds the rank it hoped for
   bool rank_fixed = false;     // and can have no other one

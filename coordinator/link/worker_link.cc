@@ -28,7 +28,10 @@ namespace shoal {
 namespace {
 
 constexpr int kProtocolVersion = 1;
-constexpr int64_t kLargestEpoch = int64_t{1} << 62;  // far from overflow, farther than any cluster
+// How far a worker's last epoch may be ahead of ours: an earlier coordinator, whose it was, has had
+// fewer. One that is made up moves our own by so much when its worker joins an epoch; that can be done
+// 2^30 times.
+constexpr int64_t kLargestLead = int64_t{1} << 32;
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -138,9 +141,10 @@ class WorkerLink::Server final : public proto::Cluster::CallbackService,
   WorkerId next_worker_ ABSL_GUARDED_BY(mutex_) = WorkerId(1);
   // What the workers agree on where the options leave it open. Fixed once a rank was assigned: who
   // takes a dead worker's place must compute what it would have computed.
-  bool assigned_ ABSL_GUARDED_BY(mutex_) = false;
+  Epoch epoch_ ABSL_GUARDED_BY(mutex_);  // of the last assignment; 0: there was none
   std::string numerics_ ABSL_GUARDED_BY(mutex_);
   std::string transport_ ABSL_GUARDED_BY(mutex_);
+  std::string cluster_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const Roll> roll_ ABSL_GUARDED_BY(mutex_);  // of the last assignment
 };
 
@@ -198,9 +202,10 @@ grpc::ServerBidiReactor<proto::WorkerMessage, proto::CoordinatorMessage>* Worker
 
 absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
   const UnitIdentity& wanted = options_.identity;
-  if (joined_.empty() && !assigned_) {
+  if (joined_.empty() && epoch_ == Epoch(0)) {
     numerics_ = wanted.numerics.empty() ? hello.numerics() : wanted.numerics;
     transport_ = wanted.transport.empty() ? hello.transport() : wanted.transport;
+    cluster_ = wanted.cluster.empty() ? hello.cluster() : wanted.cluster;
   }
   SHOAL_RETURN_IF_ERROR(Differs("protocol version", absl::StrCat(kProtocolVersion),
                                 absl::StrCat(hello.protocol_version())));
@@ -208,6 +213,7 @@ absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
   SHOAL_RETURN_IF_ERROR(CheckModel(wanted.model, hello.model()));
   SHOAL_RETURN_IF_ERROR(Differs("numerics", numerics_, hello.numerics()));
   SHOAL_RETURN_IF_ERROR(Differs("transport", transport_, hello.transport()));
+  SHOAL_RETURN_IF_ERROR(Differs("cluster-name", cluster_, hello.cluster()));
   SHOAL_RETURN_IF_ERROR(Differs("block-tokens", absl::StrCat(wanted.block_tokens),
                                 absl::StrCat(hello.block_tokens())));
   SHOAL_RETURN_IF_ERROR(Differs("max-batch-rows", absl::StrCat(wanted.max_batch_rows),
@@ -221,9 +227,10 @@ absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
     return absl::FailedPreconditionError(absl::StrCat(
         "worker refused: it has ", hello.cache_blocks(), " cache blocks, want at least 1"));
   }
-  if (hello.last_epoch() < 0 || hello.last_epoch() > kLargestEpoch) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("worker refused: its last epoch is ", hello.last_epoch()));
+  if (hello.last_epoch() < 0 || hello.last_epoch() - epoch_.value() > kLargestLead) {
+    return absl::InvalidArgumentError(absl::StrCat("worker refused: its last epoch is ",
+                                                   hello.last_epoch(), ", the cluster's is ",
+                                                   epoch_.value()));
   }
   return absl::OkStatus();
 }
@@ -405,7 +412,7 @@ void WorkerLink::Server::Assign(const AssignRank& command) {
     if (worker == joined_.end()) return;
     roll = CallRoll(command.members);
     if (roll == nullptr) return;
-    assigned_ = true;
+    epoch_ = command.epoch;
     placement_is_known =
         std::exchange(worker->second->told_placement, command.placement) == command.placement;
   }

@@ -25,13 +25,14 @@ struct LinkTls {
   bool enabled() const { return !certificate.empty(); }
 };
 
-// What a worker must equal to join. `numerics` and `transport` may be empty: then the first worker
-// sets them for as long as any worker is connected.
+// What a worker must equal to join. `numerics`, `transport` and `cluster` may be empty: then the
+// first worker sets them for as long as any worker is connected.
 struct UnitIdentity {
   std::string build;
   std::string model;  // fingerprint: "CONFIG-WEIGHTS"
   std::string numerics;
   std::string transport;
+  std::string cluster;  // its name
   int block_tokens = 0;
   int max_batch_rows = 0;
   int max_running = 0;

@@ -6,8 +6,8 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <charconv>
+#include <optional>
 #include <string_view>
 #include <thread>
 

@@ -50,6 +50,8 @@ void DrawExperts(uint64_t seed, WorldPlan& plan) {
   const bool few = random.Chance(15) && plan.core.holders + plan.core.redundant_experts > 1;
   const int experts = few ? 2 + static_cast<int>(random.Below(3)) : std::max(8, plan.core.workers);
   plan.shape.experts = experts;
+  plan.core.redundant_experts = std::min(plan.core.redundant_experts,
+                                         experts * (plan.core.workers - plan.core.holders));
   plan.core.n_routed_experts = MakeModelConfig(plan.shape).RoutedExperts();
   if (random.Chance(50)) {
     do {

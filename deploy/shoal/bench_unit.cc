@@ -25,6 +25,7 @@ namespace {
 
 constexpr absl::Duration kStepTimeout = absl::Minutes(5);
 constexpr absl::Duration kConnectTimeout = absl::Minutes(1);
+constexpr absl::Duration kSilenceTimeout = absl::Seconds(16);  // nobody brings a rank back
 constexpr int kBlockTokens = 64;
 
 // Messages between the ranks' processes outside the exchange: a length and so many bytes. An empty
@@ -71,6 +72,7 @@ absl::StatusOr<std::unique_ptr<Fabric>> OpenFabric(const BenchOptions& options,
                                                    const Kernels& kernels, pid_t cluster) {
   FabricOptions fabric;
   fabric.transport = options.transport;
+  fabric.silence_timeout = kSilenceTimeout;
   fabric.cluster = absl::StrCat("bench-", cluster);
   fabric.max_message_bytes = Model::MaxMessageBytes(config, kernels, options.chunk);
   return Fabric::Create(fabric);

@@ -31,8 +31,7 @@ struct ShoalConfig {
   std::string cluster_listen;      // serve, coordinator: where workers dial in, HOST:PORT
   std::string exchange_advertise;  // worker, transport grpc: the host by which peers reach this one
   std::string exchange_listen = "127.0.0.1:0";  // worker, transport grpc: where peers dial in
-  std::string
-      cluster_name;  // worker, transport shm: names the unit on its host; empty: by coordinator
+  std::string cluster_name;  // all workers' is the same; empty at the coordinator: the first one's
   std::string
       cluster_cert;  // PEM files of mutual TLS between coordinator and workers, and between workers
   std::string cluster_key;

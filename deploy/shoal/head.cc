@@ -80,6 +80,7 @@ absl::StatusOr<std::unique_ptr<Head>> Head::Create(const ShoalConfig& config,
   options.link.tls = LinkTls{config.cluster_cert, config.cluster_key, config.cluster_ca};
   options.link.identity.build = BuildId();
   options.link.identity.model = model.fingerprint;
+  options.link.identity.cluster = config.cluster_name;
   options.link.identity.block_tokens = config.block_tokens;
   options.link.identity.max_batch_rows = config.max_batch_rows;
   options.link.identity.max_running = config.max_running;

@@ -18,6 +18,9 @@
 namespace shoal {
 namespace {
 
+// Nobody brings a rank back: one whose core others have is waited for.
+constexpr absl::Duration kSilenceTimeout = absl::Seconds(16);
+
 // Units of one process must not meet in one hub.
 std::string UniqueCluster() {
   static std::atomic<int> count{0};
@@ -64,6 +67,7 @@ absl::Status LocalUnit::OpenFabrics(const ModelConfig& config, const LocalUnitOp
       options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
   FabricOptions fabric_options;
   fabric_options.transport = options.transport;
+  fabric_options.silence_timeout = kSilenceTimeout;
   // The processes of an MPI job have nothing in common but the job.
   fabric_options.cluster = mpi ? "mpi" : UniqueCluster();
   ranks_.resize(locals);

@@ -5,11 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "deploy/shoal/config_fields.h"
 #include "deploy/shoal/mpirun.h"
 #include "deploy/shoal/worker_options.h"
@@ -26,11 +24,6 @@ constexpr int kMaxEarlyCrashes = 3;
 // than waiting a little.
 constexpr absl::Duration kTimeToReturn = absl::Seconds(10);
 
-std::string UniqueClusterName() {
-  std::random_device random;
-  return absl::StrFormat("serve-%d-%08x", getpid(), random());
-}
-
 }  // namespace
 
 LocalWorkers::LocalWorkers(const ShoalConfig& config, const ServedModel& model, StopSignal& stop)
@@ -41,7 +34,6 @@ LocalWorkers::~LocalWorkers() { Stop(absl::ZeroDuration()); }
 std::vector<std::string> LocalWorkers::WorkerCommand(const std::string& coordinator) const {
   ShoalConfig worker = config_;
   worker.coordinator = coordinator;
-  worker.cluster_name = UniqueClusterName();
   worker.supervised = true;
   worker.exit_with_parent = config_.transport == "mpi";
   std::vector<std::string> command;
@@ -84,7 +76,6 @@ absl::Status LocalWorkers::Start(const std::string& coordinator) {
 void LocalWorkers::StartThreads(const std::string& coordinator) {
   ShoalConfig config = config_;
   config.coordinator = coordinator;
-  config.cluster_name = UniqueClusterName();
   config.supervised = true;
   for (int i = 0; i < config.workers; ++i) {
     workers_.push_back(std::make_unique<Worker>(

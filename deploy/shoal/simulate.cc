@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <iostream>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "coordinator/sim/campaign.h"
 #include "coordinator/sim/large_unit.h"
 #include "deploy/shoal/commands.h"
@@ -149,10 +152,27 @@ absl::Status SimulateOne(const SimulateOptions& options) {
   return absl::InternalError(absl::StrCat("seed ", seed, " failed"));
 }
 
+// Thousands of workers take a minute and more, most of it in a few steps: on a terminal the time
+// that goes by is shown.
+absl::StatusOr<sim::LargeUnitResult> MeasureWatched(const sim::LargeUnitOptions& options) {
+  if (isatty(STDERR_FILENO) != 1) return sim::MeasureDeath(options);
+  absl::Notification over;
+  std::thread clock([&] {
+    for (int s = 1; !over.WaitForNotificationWithTimeout(absl::Seconds(1)); ++s) {
+      std::fprintf(stderr, "\r%d workers, %d s", options.workers, s);
+    }
+    std::fputs("\r\033[K", stderr);
+  });
+  absl::StatusOr<sim::LargeUnitResult> result = sim::MeasureDeath(options);
+  over.Notify();
+  clock.join();
+  return result;
+}
+
 absl::Status SimulateLarge(SimulateOptions options) {
   options.large.workers = options.workers;
   if (options.holders > 0) options.large.holders = options.holders;
-  SHOAL_ASSIGN_OR_RETURN(const sim::LargeUnitResult result, sim::MeasureDeath(options.large));
+  SHOAL_ASSIGN_OR_RETURN(const sim::LargeUnitResult result, MeasureWatched(options.large));
   const auto ms = [](absl::Duration d) { return absl::ToDoubleMilliseconds(d); };
   if (options.json) {
     std::cout << nlohmann::json{{"workers", options.workers},

@@ -33,6 +33,11 @@ size_t CountHosts(const Json& cluster) {
 
 // How far the cluster is from losing an expert.
 void PrintSafety(const Json& cluster) {
+  const std::string paused = cluster.value("paused", std::string());
+  if (!paused.empty()) {
+    absl::PrintF("PAUSED until a worker has loaded what is missing: %s\n\n", paused);
+    return;
+  }
   const Json holders = cluster.value("holders", Json::object());
   const int64_t least = holders.value("least", int64_t{0});
   const int64_t most = holders.value("most", int64_t{0});
@@ -43,8 +48,6 @@ void PrintSafety(const Json& cluster) {
     absl::PrintF("some experts are held on one host only: requests would pause if it died\n");
   }
   absl::PrintF("\n");
-  const std::string paused = cluster.value("paused", std::string());
-  if (!paused.empty()) absl::PrintF("PAUSED, requests wait: %s\n\n", paused);
 }
 
 // "12 sequences, 340 tokens again".
@@ -119,8 +122,10 @@ void Print(const std::string& address, const Json& cluster) {
   absl::PrintF("%s: %s, epoch %d\n", address,
                cluster.value("serving", false) ? "serving" : "not serving",
                cluster.value("epoch", int64_t{0}));
-  absl::PrintF("requests: %d running, %d waiting; tokens: %d of prompts, %d generated; steps: %d\n",
+  const bool paused = !cluster.value("paused", std::string()).empty();
+  absl::PrintF("requests: %d %s, %d waiting; tokens: %d of prompts, %d generated; steps: %d\n",
                cluster.value("requests_running", int64_t{0}),
+               paused ? "interrupted and waiting to go on" : "running",
                cluster.value("requests_waiting", int64_t{0}),
                cluster.value("prompt_tokens", int64_t{0}),
                cluster.value("generation_tokens", int64_t{0}), cluster.value("steps", int64_t{0}));

@@ -34,10 +34,6 @@ absl::Status Work(ShoalConfig config, bool& told) {
   StopSignal stop;
   StartLogging(config.log_level);
   if (config.threads == 0) config.threads = UsableCores();
-  if (config.cluster_name.empty()) {
-    SHOAL_ASSIGN_OR_RETURN(const HostPort coordinator, ParseHostPort(config.coordinator));
-    config.cluster_name = absl::StrCat("port-", coordinator.port);
-  }
   if (!config.supervised) spdlog::info("configuration:\n{}", ConfigToYaml(config, kWorker));
   SHOAL_ASSIGN_OR_RETURN(const ModelConfig model, ReadModelConfig(config.model));
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,

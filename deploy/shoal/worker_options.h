@@ -12,8 +12,7 @@
 
 namespace shoal {
 
-// `cache_blocks`: see CacheBlocks(). config.coordinator and config.cluster_name are set,
-// config.threads is not 0.
+// `cache_blocks`: see CacheBlocks(). config.coordinator is set, config.threads is not 0.
 WorkerOptions MakeWorkerOptions(const ShoalConfig& config, const ModelConfig& model,
                                 const std::string& fingerprint, int64_t cache_blocks);
 

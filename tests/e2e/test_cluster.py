@@ -64,14 +64,17 @@ def test_what_a_cluster_counts_of_its_experts_plans_the_next_one(expected_texts,
         time.sleep(6)  # both workers have said it
         sums = [sum(layer) for layer in counted()]
         load = counted()
+        epoch = cluster.cluster()["epoch"]
     with open(f"{MODEL}/config.json") as file:
         config = json.load(file)
     dense, slots = config["first_k_dense_replace"], config["num_experts_per_tok"]
     assert [len(layer) for layer in load] == (
         [0] * dense + [config["n_routed_experts"]] * (config["num_hidden_layers"] - dense))
-    assert len(set(sums[dense:])) == 1, sums
-    # Up to one row for each of the four sequences that was planned ahead and dropped.
-    assert rows - 4 <= sums[dense] / slots <= rows + 4, (sums, rows)
+    # Up to one row for each of the four sequences was planned ahead and dropped; steps of an epoch that ended, as on a
+    # machine too busy for heartbeats, count again.
+    assert all(layer >= (rows - 4) * slots for layer in sums[dense:]), (sums, rows)
+    if epoch == 1:
+        assert len(set(sums[dense:])) == 1 and sums[dense] <= (rows + 4) * slots, (sums, rows)
     file = tmp_path / "load.json"
     file.write_text(json.dumps({"load": load}))
     with Serve("--expert-load", file, "--redundant-experts", 2) as cluster:

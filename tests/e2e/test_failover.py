@@ -302,7 +302,8 @@ def test_losing_all_holders_of_an_expert_pauses_and_loses_nothing(expected):
         paused = wait_for(lambda: cluster.cluster()["paused"], 10, "paused")
         assert "holder" in paused
         code, out, err = run("status", cluster.url)
-        assert code == 0 and "PAUSED" in out, err
+        assert code == 0 and "PAUSED until a worker has loaded what is missing: " in out, err
+        assert "interrupted and waiting to go on" in out and " running," not in out and "held by" not in out, out
         answer = Answer(cluster.url, "greedy, streamed")  # taken, and waits
         time.sleep(1)
         assert not answer.ended and answer.error is None
@@ -413,7 +414,7 @@ def cluster_behind_proxies(workers=3, between="coordinator"):
             processes.append(stack.enter_context(
                 Process("worker", "--model", MODEL, "--coordinator", f"127.0.0.1:{dial}", *flags, "--threads", 1)))
         head.wait_until_listening()
-        head.cluster_name = f"proxies-{port}"
+        head.port, head.cluster_name = port, f"proxies-{port}"
         yield head, proxies, processes
 
 
@@ -514,9 +515,47 @@ def test_other_weights_cannot_take_the_rank_of_the_dead(tmp_path, expected):
             assert load.finish() >= 2
 
 
+def test_a_worker_of_another_cluster_cannot_take_the_rank_of_the_dead(expected):
+    with cluster_behind_proxies() as (head, proxies, processes):
+        load = Load(head.url, expected, clients=2)
+        processes[0].kill()
+        wait_for(lambda: head.cluster()["holders"]["least"] == 1, 10, "noticed")
+        flags = ("--model", MODEL, "--coordinator", f"127.0.0.1:{proxies[0].port}", "--transport", "shm",
+                 "--threads", 1)
+        with Process("worker", *flags, "--cluster-name", "another") as stranger:
+            assert stranger.exit_code() == 1
+            lines = [line for line in stranger.err().splitlines() if line.startswith("shoal worker:")]
+            assert len(lines) == 1, stranger.err()
+            assert f"cluster-name: the cluster has '{head.cluster_name}', the worker 'another'" in lines[0]
+        with Process("worker", *flags, "--cluster-name", head.cluster_name):
+            wait_until_whole(head)
+            assert load.finish() >= 2
+
+
+def test_a_worker_may_dial_the_coordinator_through_another_port(expected):
+    with cluster_behind_proxies(between="workers") as (head, proxies, processes):
+        processes[0].kill()
+        wait_for(lambda: head.cluster()["holders"]["least"] == 1, 10, "noticed")
+        with contextlib.ExitStack() as stack:
+            detour = Proxy(head.port)
+            stack.callback(detour.close)
+            stack.enter_context(Process("worker", "--model", MODEL, "--coordinator", f"127.0.0.1:{detour.port}",
+                                        "--transport", "grpc", "--threads", 1))
+            wait_until_whole(head)
+            assert Answer(head.url, "a long prompt").result() == expected["a long prompt"]
+
+
 def test_more_holders_than_workers_are_refused():
     code, _, err = run("serve", "--model", MODEL, "--workers", 2, "--holders", 3, "--http", "127.0.0.1:0")
     assert code == 1 and "--holders: want 1..2" in err and "got '3'" in err
+
+
+def test_more_copies_than_workers_can_hold_are_refused():
+    flags = ("--model", MODEL, "--workers", 4, "--redundant-experts", 1000000, "--http", "127.0.0.1:0")
+    for command in ("serve",), ("coordinator", "--cluster-listen", "127.0.0.1:0"):
+        code, _, err = run(*command, *flags)
+        said = "redundant_experts 1000000 want 1000016 copies; one of each on 4 workers are 64"
+        assert code == 1 and said in err, err
 
 
 def test_a_placement_with_too_few_holders_is_refused(tmp_path):

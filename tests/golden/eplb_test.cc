@@ -163,6 +163,11 @@ TEST(ExpertPlanner, RefusesShapesThatDoNotDivide) {
   }
   EXPECT_EQ(PlanPlacement({{load}, {0, 0, 1}, 4, 0}).status().code(),
             absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(PlanPlacement({{load}, {0, 0, 1}, 2, 12}).ok());  // all are everywhere
+  EXPECT_EQ(
+      PlanPlacement({{load}, {0, 0, 1}, 2, 13}).status(),
+      absl::InvalidArgumentError("layer 0: 12 experts, holders 2 and redundant_experts 13 want "
+                                 "37 copies; one of each on 3 workers are 36"));
 }
 
 TEST(ExpertPlanner, EveryExpertKeepsItsHolders) {
@@ -175,7 +180,8 @@ TEST(ExpertPlanner, EveryExpertKeepsItsHolders) {
               experts = ranks + random() % 40;
     for (int r = 0; r < ranks; ++r) request.host_of_rank.push_back(r * hosts / ranks);
     request.holders = 1 + random() % std::min(3, ranks);
-    request.redundant_experts = random() % 9;
+    request.redundant_experts =
+        std::min(static_cast<int>(random() % 9), experts * (ranks - request.holders));
     std::vector<float> load(experts);
     for (float& value : load) value = std::pow(static_cast<float>(random() % 1000), 2.0f);
     request.load = {{}, load, std::vector<float>(experts, 0.0f)};
@@ -198,8 +204,7 @@ TEST(ExpertPlanner, EveryExpertKeepsItsHolders) {
         EXPECT_GE(on_hosts.size(), std::min<size_t>(2, std::min(hosts, request.holders)))
             << "expert " << e << " of " << ranks << " ranks on " << hosts << " hosts";
       }
-      EXPECT_EQ(copies, experts * request.holders + std::min(request.redundant_experts,
-                                                             experts * (ranks - request.holders)));
+      EXPECT_EQ(copies, experts * request.holders + request.redundant_experts);
       EXPECT_LE(*std::max_element(held.begin(), held.end()), (copies + ranks - 1) / ranks + 1);
     }
   }
@@ -217,7 +222,8 @@ TEST(ExpertPlanner, GroupsStayOnAHostAndSecondHoldersGoToAnother) {
     for (int r = 0; r < ranks; ++r) host_of_rank.push_back(r % hosts);
     std::shuffle(host_of_rank.begin(), host_of_rank.end(), random);
     request.holders = 2;
-    request.redundant_experts = random() % 2 == 0 ? 0 : random() % 40;
+    request.redundant_experts =
+        random() % 2 == 0 ? 0 : std::min(static_cast<int>(random() % 40), experts * (ranks - 2));
     request.n_group = groups;
     std::vector<float> load(experts);
     for (float& value : load) value = std::pow(static_cast<float>(random() % 1000), 2.0f);
@@ -243,7 +249,7 @@ TEST(ExpertPlanner, GroupsStayOnAHostAndSecondHoldersGoToAnother) {
         }
         EXPECT_FALSE(common.empty()) << "group " << group << " of layer " << layer;
       }
-      const int copies = std::min(2 * experts + request.redundant_experts, experts * ranks);
+      const int copies = 2 * experts + request.redundant_experts;
       for (const std::set<int>& held : ByRank(*placement, layer)) {
         EXPECT_GE(held.size(), copies / ranks - 1);
         EXPECT_LE(held.size(), (copies + ranks - 1) / ranks + 1);

@@ -356,14 +356,26 @@ TEST_P(CommProcess, ASleeperThatIsLeftOutSpoilsNothing) {
   }
 }
 
-// A core that others took, a page-in, a debugger: longer than a keepalive, shorter than a deadline.
+// A core that others took, a page-in, a debugger: longer than a keepalive, shorter than the silence
+// that is a death.
 TEST_P(CommProcess, AProcessThatStandsStillForAWhileIsNotDead) {
   ConnectAll(1);
   ExchangeAll(1, 10);
   kill(ranks_[1]->pid(), SIGSTOP);
-  absl::SleepFor(absl::Seconds(3));
+  absl::SleepFor(absl::Seconds(2));
   kill(ranks_[1]->pid(), SIGCONT);
   ExchangeAll(1, 10);
+}
+
+// As behind a network that swallows what it says: no connection ends, and nobody else can tell.
+TEST_P(CommProcess, SilenceIsADeathOverGrpc) {
+  if (GetParam() != "grpc") GTEST_SKIP() << "the ranks share a host: there is no such network";
+  ConnectAll(1);
+  for (const auto& rank : ranks_) rank->Tell("exchange 1 100000000 10000");
+  absl::SleepFor(absl::Milliseconds(50));
+  kill(ranks_[1]->pid(), SIGSTOP);
+  for (int rank : {0, 2}) EXPECT_THAT(ranks_[rank]->Answer(), HasSubstr("UNAVAILABLE"));
+  kill(ranks_[1]->pid(), SIGCONT);
 }
 
 TEST_P(CommProcess, OneThatLeavesInGoodOrderIsMissedOnlyWhereItIsNeeded) {

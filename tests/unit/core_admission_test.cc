@@ -198,6 +198,10 @@ TEST(CoreAdmission, ConfigsThatMakeNoSenseAreNamed) {
   // With further copies there may be more workers than experts.
   EXPECT_EQ(said([](CoreConfig& c) { c.workers = 20, c.holders = 2; }), "OK");
   EXPECT_EQ(said([](CoreConfig& c) { c.workers = 9, c.redundant_experts = 1; }), "OK");
+  EXPECT_EQ(said([](CoreConfig& c) { c.workers = 2, c.redundant_experts = 8; }), "OK");
+  EXPECT_THAT(said([](CoreConfig& c) { c.workers = 2, c.redundant_experts = 9; }),
+              HasSubstr("layer 1: 8 experts, holders 1 and redundant_experts 9 want 17 copies; one "
+                        "of each on 2 workers are 16"));
   EXPECT_EQ(said([](CoreConfig& c) { c.expert_load = {{}, std::vector<float>(8, 2.0f)}; }), "OK");
   EXPECT_THAT(said([](CoreConfig& c) { c.expert_load = {{}, {1.0f}}; }),
               HasSubstr("layer 1: want 8 experts, found 1"));

@@ -85,6 +85,24 @@ TEST(CoreMembership, EpochsGoOnWhereTheWorkersWereUnderAnotherCoordinator) {
               ElementsAre("assign w3 rank 0 epoch 21", "assign w2 rank 1 epoch 21"));
 }
 
+// What a stranger says of epochs counts when it takes part in one, and is forgotten when it leaves.
+TEST(CoreMembership, NobodysEpochsCountBeforeItTakesPart) {
+  CoreConfig config = Transcript::Small(2);
+  config.holders = 2;
+  Transcript t(config);
+  t.Serve();
+  WorkerJoined stranger{WorkerId(7), "host", 101, 100, std::nullopt, false, Epoch(1'000'000)};
+  EXPECT_THAT(t.Do(stranger), IsEmpty());
+  EXPECT_THAT(t.Lose(7), IsEmpty());
+  EXPECT_THAT(t.Lose(1), ElementsAre("assign w2 rank 1 epoch 2 without 0"));
+  stranger.worker = WorkerId(8);
+  EXPECT_THAT(t.Do(stranger), ElementsAre("load w8 rank 0"));
+  EXPECT_THAT(t.Lose(8), IsEmpty());
+  EXPECT_THAT(t.Join(9), ElementsAre("load w9 rank 0"));
+  t.Ready(2, 2);
+  EXPECT_THAT(t.Loaded(9), ElementsAre("assign w9 rank 0 epoch 3", "assign w2 rank 1 epoch 3"));
+}
+
 TEST(CoreMembership, AStandbyLoadsForTheRankOfTheLost) {
   Transcript t(Transcript::Small(2));
   t.Serve();

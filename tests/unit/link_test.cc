@@ -71,6 +71,7 @@ proto::Hello GoodHello() {
   hello.set_model("model-a");
   hello.set_numerics("reference");
   hello.set_transport("shm");
+  hello.set_cluster("cluster-a");
   hello.set_block_tokens(16);
   hello.set_max_batch_rows(64);
   hello.set_max_running(8);
@@ -153,6 +154,10 @@ TEST_F(LinkTest, AWorkerThatDiffersIsRefusedWithBothValues) {
            {"numerics", "'reference'", "'cpu'"}},
           {[](proto::Hello& hello) { hello.set_transport("grpc"); },
            {"transport", "'shm'", "'grpc'"}},
+          {[](proto::Hello& hello) { hello.set_cluster("cluster-b"); },
+           {"cluster-name", "'cluster-a'", "'cluster-b'"}},
+          {[](proto::Hello& hello) { hello.clear_cluster(); },
+           {"cluster-name", "'cluster-a'", "''"}},
           {[](proto::Hello& hello) { hello.set_block_tokens(32); },
            {"block-tokens", "'16'", "'32'"}},
           {[](proto::Hello& hello) { hello.set_max_batch_rows(1); },
@@ -172,6 +177,15 @@ TEST_F(LinkTest, AWorkerThatDiffersIsRefusedWithBothValues) {
   }
   // Nobody but the first has joined or been lost.
   EXPECT_TRUE(std::holds_alternative<Tick>(events_.Next(absl::Milliseconds(50))));
+}
+
+TEST_F(LinkTest, ANamedClusterTakesNoFirstWorkerOfAnotherName) {
+  Start([](WorkerLinkOptions& options) { options.identity.cluster = "cluster-b"; });
+  auto worker = Dial(GoodHello());
+  const absl::Status status = worker->Receive(Soon()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("cluster-name: the cluster has 'cluster-b', the worker 'cluster-a'"));
 }
 
 TEST_F(LinkTest, AWorkerTooManyHearsThatItStandsBy) {
@@ -226,6 +240,36 @@ TEST_F(LinkTest, NumericsAreKeptOnceARankWasAssigned) {
   const auto refusal = second->Receive(Soon());
   EXPECT_EQ(refusal.status().code(), absl::StatusCode::kFailedPrecondition) << refusal.status();
   EXPECT_THAT(std::string(refusal.status().message()), ::testing::HasSubstr("numerics"));
+}
+
+// One that comes from another coordinator is ahead of ours, but not by more than that one lived to see.
+TEST_F(LinkTest, ALastEpochThatCannotBeIsRefusedAndNoneOfOurOwn) {
+  Start();
+  const auto refusal = [&](int64_t last_epoch) {
+    proto::Hello hello = GoodHello();
+    hello.set_last_epoch(last_epoch);
+    auto worker = Dial(hello);
+    return worker->Receive(absl::Now() + absl::Milliseconds(300)).status();
+  };
+  const int64_t lead = int64_t{1} << 32;
+  for (const int64_t wrong : {int64_t{-1}, lead + 1, int64_t{1} << 62,
+                              std::numeric_limits<int64_t>::max()}) {
+    const absl::Status status = refusal(wrong);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("its last epoch is ", wrong)));
+  }
+  proto::Hello hello = GoodHello();
+  hello.set_last_epoch(lead);
+  auto member = Dial(hello);
+  AssignRank command;
+  command.worker = Join(*member);
+  command.members = std::make_shared<const UnitMembers>(UnitMembers{command.worker});
+  command.epoch = Epoch(lead + 1);
+  command.rank = RankId(0);
+  link_->Execute(command);
+  ASSERT_TRUE(member->Receive(Soon()).ok());
+  EXPECT_EQ(refusal(lead + 1), absl::OkStatus());  // it dials again
+  EXPECT_EQ(refusal(2 * lead + 2).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(LinkTest, APlanArrivesAsItWasSent) {

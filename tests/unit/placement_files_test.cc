@@ -79,6 +79,13 @@ TEST(PlacementFiles, PlannedUnitsMayHaveMoreWorkersThanExperts) {
                                               "1..16 workers, found 17"));
 }
 
+TEST(PlacementFiles, MoreCopiesThanWorkersCanHoldAreRefused) {
+  EXPECT_EQ(Said(Unit(4, 2, 32)), "OK");  // every expert is everywhere
+  EXPECT_THAT(Said(Unit(4, 2, 1'000'000)),
+              HasSubstr("--workers 4: layer 1: 16 experts, holders 2 and redundant_experts 1000000 "
+                        "want 1000032 copies; one of each on 4 workers are 64"));
+}
+
 TEST(PlacementFiles, TheHotExpertIsCopiedOrLeftAlone) {
   const auto load = Read(absl::StrCat("{\"load\": [[], ", Row(3), ", ", Row(14), "]}"));
   ASSERT_TRUE(load.ok()) << load.status();

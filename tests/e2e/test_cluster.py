@@ -55,16 +55,15 @@ def test_what_a_cluster_counts_of_its_experts_plans_the_next_one(expected_texts,
     """Three mixture layers of two workers count all rows, K experts each; the file is taken as it is."""
     with Serve() as cluster:
         assert texts(cluster.url) == expected_texts
-        state = cluster.cluster()
-        # The last token of a sequence is sampled and never computed; what prefix caches have is not computed again.
-        rows = (state["prompt_tokens"] - state["prefix_cache_hits"] + state["generation_tokens"])
         def counted():
             return get_json(cluster.url, "/cluster/expert_load")["load"]
         wait_for(lambda: any(map(sum, counted())), 20, "counts")
         time.sleep(6)  # both workers have said it
         sums = [sum(layer) for layer in counted()]
         load = counted()
-        epoch = cluster.cluster()["epoch"]
+        state = cluster.cluster()
+        # The last token of a sequence is sampled and never computed; what prefix caches have is not computed again.
+        rows = state["prompt_tokens"] - state["prefix_cache_hits"] + state["generation_tokens"]
     with open(f"{MODEL}/config.json") as file:
         config = json.load(file)
     dense, slots = config["first_k_dense_replace"], config["num_experts_per_tok"]
@@ -73,7 +72,7 @@ def test_what_a_cluster_counts_of_its_experts_plans_the_next_one(expected_texts,
     # Up to one row for each of the four sequences was planned ahead and dropped; steps of an epoch that ended, as on a
     # machine too busy for heartbeats, count again.
     assert all(layer >= (rows - 4) * slots for layer in sums[dense:]), (sums, rows)
-    if epoch == 1:
+    if state["epoch"] == 1:
         assert len(set(sums[dense:])) == 1 and sums[dense] <= (rows + 4) * slots, (sums, rows)
     file = tmp_path / "load.json"
     file.write_text(json.dumps({"load": load}))

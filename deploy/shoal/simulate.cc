@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <future>
 #include <iostream>
 #include <string>
 #include <thread>
@@ -15,7 +17,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "coordinator/sim/campaign.h"
 #include "coordinator/sim/large_unit.h"
@@ -156,15 +157,15 @@ absl::Status SimulateOne(const SimulateOptions& options) {
 // that goes by is shown.
 absl::StatusOr<sim::LargeUnitResult> MeasureWatched(const sim::LargeUnitOptions& options) {
   if (isatty(STDERR_FILENO) != 1) return sim::MeasureDeath(options);
-  absl::Notification over;
-  std::thread clock([&] {
-    for (int s = 1; !over.WaitForNotificationWithTimeout(absl::Seconds(1)); ++s) {
+  std::promise<void> over;
+  std::thread clock([&options, over = over.get_future()] {
+    for (int s = 1; over.wait_for(std::chrono::seconds(1)) == std::future_status::timeout; ++s) {
       std::fprintf(stderr, "\r%d workers, %d s", options.workers, s);
     }
     std::fputs("\r\033[K", stderr);
   });
   absl::StatusOr<sim::LargeUnitResult> result = sim::MeasureDeath(options);
-  over.Notify();
+  over.set_value();
   clock.join();
   return result;
 }

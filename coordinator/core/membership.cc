@@ -15,6 +15,10 @@ namespace {
 
 // After the first accusation, for the others to come: both ends of a link that is cut wait equally long.
 constexpr absl::Duration kAccusationGrace = absl::Milliseconds(300);
+// A worker gives up connecting after three seconds and this per rank, and then says whom it does
+// not reach: before that nobody is to blame for not being ready.
+constexpr absl::Duration kConnectTime = absl::Seconds(4);
+constexpr absl::Duration kConnectTimePerRank = absl::Milliseconds(10);
 constexpr absl::Duration kShortestLeave = absl::Seconds(5);
 constexpr absl::Duration kLongestLeave = absl::Minutes(5);
 
@@ -31,7 +35,8 @@ Membership::Membership(const CoreConfig& config)
       n_group_(config.n_group),
       expert_load_(config.expert_load),
       heartbeat_timeout_(config.heartbeat_timeout),
-      step_timeout_(config.step_timeout),
+      connect_timeout_(
+          std::max(config.step_timeout, kConnectTime + config.workers * kConnectTimePerRank)),
       loading_timeout_(config.loading_timeout),
       placement_(config.placement),
       roster_(config.workers) {
@@ -121,8 +126,7 @@ bool Membership::EndLeaves(absl::Time now, std::vector<Eviction>& out) {
 void Membership::BlameOverdue(absl::Time now, std::vector<Eviction>& out) {
   std::vector<Member*> unready;
   for (auto& [id, member] : roster_.members()) {
-    // With weights in place only connections are made, which a step's time is enough for.
-    if (now - member.asked <= (member.loaded ? step_timeout_ : loading_timeout_)) continue;
+    if (now - member.asked <= (member.loaded ? connect_timeout_ : loading_timeout_)) continue;
     if (member.in_epoch) {
       unready.push_back(&member);
     } else {

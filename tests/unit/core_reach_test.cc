@@ -26,7 +26,7 @@ class CoreReach : public ::testing::Test {
     return config;
   }
   // All serve, then a step fails and epoch 2 is announced.
-  explicit CoreReach(int holders = 2) : t(Config(holders)) {
+  explicit CoreReach(const CoreConfig& config = Config(2)) : t(config) {
     t.Serve();
     t.Arrive(MakeRequest(1, 2, 9));
     for (const int w : {2, 3, 4}) t.Done(w, 1);
@@ -70,7 +70,17 @@ class CoreReach : public ::testing::Test {
 
 class CoreReachOneHolder : public CoreReach {
  protected:
-  CoreReachOneHolder() : CoreReach(1) {}
+  CoreReachOneHolder() : CoreReach(Config(1)) {}
+};
+
+class CoreReachBriefSteps : public CoreReach {
+ protected:
+  static CoreConfig Brief() {
+    CoreConfig config = Config(2);
+    config.step_timeout = absl::Milliseconds(500);
+    return config;
+  }
+  CoreReachBriefSteps() : CoreReach(Brief()) {}
 };
 
 TEST_F(CoreReach, WhomNobodyReachesIsLeftOutAndComesAgain) {
@@ -147,6 +157,17 @@ TEST_F(CoreReach, WhatRanThereIsComputedElsewhere) {
   t.Ready(2, 3);
   t.Ready(3, 3);
   EXPECT_THAT(t.Ready(4, 3), Contains(HasSubstr("[10 11 20] prompt 2")));
+}
+
+TEST_F(CoreReachBriefSteps, NobodyIsBlamedBeforeItCanSayWhomItDoesNotReach) {
+  t.Ready(1, 2);
+  t.Ready(4, 2);
+  EXPECT_THAT(Wait(absl::Milliseconds(3500)), IsEmpty());
+  Fail(2, 2, {2});
+  Fail(3, 2, {1});
+  EXPECT_THAT(Wait(absl::Milliseconds(50)), Contains("assign w1 rank 0 epoch 3 without 2"));
+  EXPECT_THAT(Wait(absl::Milliseconds(3500)), IsEmpty());
+  EXPECT_THAT(Wait(absl::Seconds(1)), Contains(StartsWith("evict")));
 }
 
 TEST_F(CoreReachOneHolder, NobodyIsLeftOutWithoutWhomTheUnitWouldPause) {

@@ -218,12 +218,14 @@ std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>&
     if (const Member* member = roster_.At(RankId(r))) joined[r] = member->id.value();
   }
   std::vector<RankId> out;
-  if (formed_) out = LeaveOut(accusations_, joined);
-  std::vector<RankId> absent = AbsentRanks();
-  absent.insert(absent.end(), out.begin(), out.end());
-  if (static_cast<int>(absent.size()) == roster_.world_size() ||
-      !placement_->CheckWithout(absent).ok()) {
-    out.clear();
+  if (formed_) {
+    const std::vector<RankId> absent = AbsentRanks();
+    out = LeaveOut(accusations_, joined, [&](absl::Span<const RankId> ranks) {
+      std::vector<RankId> all = absent;
+      all.insert(all.end(), ranks.begin(), ranks.end());
+      return static_cast<int>(all.size()) < roster_.world_size() &&
+             placement_->CheckWithout(all).ok();
+    });
   }
   EpochEnd end{"", accused_why_, accused_at_, accused_at_};
   for (const RankId rank : out) {

@@ -203,10 +203,21 @@ TEST(CoreReachFirst, TheFirstEpochIsTriedAgainWithAll) {
 }
 
 TEST(LeaveOutTest, AFewWithoutWhomAllOthersMeet) {
-  const auto out = [](const std::vector<Accusation>& accusations) {
+  std::vector<RankId> needed;      // each
+  std::vector<RankId> needed_one;  // of them
+  const auto can_do_without = [&](absl::Span<const RankId> ranks) {
+    const auto left_out = [&](RankId rank) {
+      return std::find(ranks.begin(), ranks.end(), rank) != ranks.end();
+    };
+    return std::none_of(needed.begin(), needed.end(), left_out) &&
+           (needed_one.empty() || !std::all_of(needed_one.begin(), needed_one.end(), left_out));
+  };
+  const auto out = [&](const std::vector<Accusation>& accusations) {
     const std::vector<int64_t> joined = {4, 1, 2, 3};
     std::vector<int> ranks;
-    for (const RankId rank : LeaveOut(accusations, joined)) ranks.push_back(rank.value());
+    for (const RankId rank : LeaveOut(accusations, joined, can_do_without)) {
+      ranks.push_back(rank.value());
+    }
     return ranks;
   };
   const RankId a(0), b(1), c(2), d(3);
@@ -217,6 +228,17 @@ TEST(LeaveOutTest, AFewWithoutWhomAllOthersMeet) {
   EXPECT_THAT(out({{b, b}}), ElementsAre(1));                  // its own fault
   EXPECT_THAT(out({{b, a}, {b, c}, {b, d}}), ElementsAre(1));  // who accuses everybody
   EXPECT_THAT(out({{a, b}, {b, a}, {c, d}, {d, c}}), ElementsAre(0, 3));
+
+  needed = {b};
+  EXPECT_THAT(out({{a, b}, {b, a}}), ElementsAre(0));
+  EXPECT_THAT(out({{a, b}}), ElementsAre(0));
+  EXPECT_THAT(out({{b, b}}), IsEmpty());
+  EXPECT_THAT(out({{b, a}, {b, c}, {d, b}}), ElementsAre(0, 2, 3));
+  needed = {a, b};
+  EXPECT_THAT(out({{a, b}, {c, d}}), IsEmpty());
+  needed.clear();
+  needed_one = {a, d};  // after the first choice the second one is another
+  EXPECT_THAT(out({{a, b}, {b, a}, {c, d}, {d, c}}), ElementsAre(0, 2));
 }
 
 }  // namespace

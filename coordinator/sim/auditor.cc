@@ -20,6 +20,7 @@ void WorldCounts::Add(const WorldCounts& other) {
   epochs += other.epochs;
   deaths += other.deaths;
   restarts += other.restarts;
+  outages += other.outages;
   losses += other.losses;
   false_alarms += other.false_alarms;
   pauses += other.pauses;

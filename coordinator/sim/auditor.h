@@ -27,6 +27,7 @@ struct WorldCounts {
   int64_t epochs = 0;          // after the first
   int64_t deaths = 0;          // of processes
   int64_t restarts = 0;        // of the coordinator
+  int64_t outages = 0;         // behind beating hearts
   int64_t losses = 0;          // of workers, as the core sees it
   int64_t false_alarms = 0;    // of them, those whose process lived
   int64_t pauses = 0;          // an expert had no holder

@@ -66,6 +66,15 @@ void DrawExperts(uint64_t seed, WorldPlan& plan) {
   plan.fixed_ranks = random.Chance(8);
 }
 
+// Some of these worlds live longer than anybody is left out at first.
+void DrawOutages(uint64_t seed, WorldPlan& plan) {
+  Random random(seed, 4);
+  plan.outages = random.Chance(50);
+  if (!plan.outages || !random.Chance(15)) return;
+  plan.busy_time = random.Between(absl::Seconds(6), absl::Seconds(15));
+  plan.few_faults = true;
+}
+
 }  // namespace
 
 WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
@@ -98,6 +107,7 @@ WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
   plan.load_time = random.Between(absl::Milliseconds(5), absl::Milliseconds(800));
   plan.step_time = random.Between(absl::Microseconds(200), absl::Milliseconds(4));
   plan.hosts = 1 + static_cast<int>(random.Below(4));
+  DrawOutages(seed, plan);
   if (random.Chance(10)) plan.drain = random.Between(absl::ZeroDuration(), plan.busy_time);
   return plan;
 }
@@ -108,6 +118,7 @@ World::World(uint64_t seed, const WorldPlan& plan, bool trace)
       trace_on_(trace),
       random_(seed, 10),
       fault_random_(seed, 11),
+      outage_random_(seed, 12),
       network_(plan.network, seed, timeline_),
       switchboard_(seed, timeline_, network_, [this](Event event) { Post(std::move(event)); }),
       core_(Core::Create(plan.core)) {
@@ -156,6 +167,9 @@ void World::Run() {
   requests_left_ = plan_.requests;
   timeline_.After(absl::ZeroDuration(), [this] { NextRequest(); });
   timeline_.After(absl::Milliseconds(20), [this] { NextFault(); });
+  if (plan_.outages && !plan_.peaceful) {
+    timeline_.After(absl::Milliseconds(300), [this] { NextOutage(); });
+  }
   if (plan_.shape.poison) timeline_.After(plan_.busy_time / 4, [this] { ArrivePoisoned(); });
   if (plan_.drain < plan_.busy_time) timeline_.After(plan_.drain, [this] { Post(DrainStarted{}); });
   timeline_.After(plan_.busy_time, [this] { Settle(); });
@@ -192,6 +206,7 @@ void World::Settle() {
   settling_ = true;
   settle_limit_ = now() + kSettleTime;
   network_.Partition({}, /*from_coordinator=*/true, absl::InfinitePast());
+  network_.HealLinks();
   for (const std::unique_ptr<Process>& process : processes_) {
     if (process->dead()) continue;
     process->SetSlowness(1);

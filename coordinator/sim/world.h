@@ -37,6 +37,8 @@ struct WorldPlan {
   SimModelShape shape;
   NetworkOptions network;
   bool peaceful = false;
+  bool outages = false;     // links, ports and engines fail for long, behind hearts that beat
+  bool few_faults = false;  // of other kinds
   absl::Duration busy_time = absl::Seconds(4);  // requests come and things go wrong
   int requests = 30;
   absl::Duration load_time = absl::Milliseconds(100);
@@ -111,6 +113,7 @@ class World {
   void StartProcess(int host);
   void NextFault();
   void BreakSomething();
+  void NextOutage();
   void RestartCoordinator();
   void ForgeSomething();
   void ForgeReport(WorkerId worker);
@@ -119,7 +122,8 @@ class World {
   void StartAnew(int host);
   // The lowest rank that no live process has, if ranks are fixed; -1: none is free.
   int FreeFixedRank() const;
-  Process* AnyProcess();
+  Process* AnyProcess() { return AnyProcess(fault_random_); }
+  Process* AnyProcess(Random& random);
   WorkerId AnyWorker();
   int LiveProcesses() const;
 
@@ -128,6 +132,7 @@ class World {
   const bool trace_on_;
   Random random_;        // of clients
   Random fault_random_;
+  Random outage_random_;
   Timeline timeline_;
   Network network_;
   Switchboard switchboard_;

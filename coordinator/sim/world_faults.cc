@@ -77,12 +77,12 @@ void World::Kill(int rank) {
   }
 }
 
-Process* World::AnyProcess() {
+Process* World::AnyProcess(Random& random) {
   std::vector<Process*> live;
   for (const std::unique_ptr<Process>& process : processes_) {
     if (!process->dead()) live.push_back(process.get());
   }
-  return live.empty() ? nullptr : live[fault_random_.Below(live.size())];
+  return live.empty() ? nullptr : live[random.Below(live.size())];
 }
 
 WorkerId World::AnyWorker() {
@@ -100,8 +100,8 @@ void World::NextFault() {
   } else if (!plan_.peaceful) {
     BreakSomething();
   }
-  timeline_.After(fault_random_.Between(absl::Milliseconds(5), absl::Milliseconds(250)),
-                  [this] { NextFault(); });
+  const absl::Duration most = plan_.few_faults ? absl::Seconds(4) : absl::Milliseconds(250);
+  timeline_.After(fault_random_.Between(absl::Milliseconds(5), most), [this] { NextFault(); });
 }
 
 void World::BreakSomething() {
@@ -161,7 +161,7 @@ void World::BreakSomething() {
                             other->options().number,
                             loss == Loss::kNoticed ? " breaks" : " loses everything");
       });
-      network_.Cut(*process, *other, loss);
+      network_.Cut(*process, *other, loss, now());
       break;
     }
     case 8: {
@@ -207,6 +207,43 @@ void World::BreakSomething() {
           for (Event& event : std::exchange(backlog_, {})) Post(std::move(event));
         });
       }
+  }
+}
+
+// Hearts go on beating: only peers can tell.
+void World::NextOutage() {
+  if (settling_ || !problems.empty()) return;
+  Random& random = outage_random_;
+  timeline_.After(random.Between(absl::Milliseconds(100), plan_.busy_time / 2),
+                  [this] { NextOutage(); });
+  Process* const process = AnyProcess(random);
+  Process* const other = AnyProcess(random);
+  if (process == nullptr) return;
+  calm_ = false;
+  ++counts.outages;
+  const absl::Time heals =
+      now() + random.Between(absl::Milliseconds(50),
+                             random.Chance(60) ? absl::Seconds(2) : absl::Seconds(20));
+  using Loss = Network::Loss;
+  const Loss loss = random.Chance(50) ? Loss::kNoticed : Loss::kSilent;
+  const auto note = [&](absl::string_view what) {
+    Note([&] {
+      return absl::StrCat("-- process ", process->options().number, " ", what, " for ",
+                          absl::FormatDuration(heals - now()),
+                          loss == Loss::kNoticed ? ", and hears it" : "");
+    });
+  };
+  const uint64_t kind = random.Below(4);
+  if (kind == 0) {
+    note("hangs");
+    process->Hang();
+    timeline_.At(heals, [process] { process->Continue(); });
+  } else if (kind == 1) {
+    note("is reached by nobody");
+    network_.CutInbound(*process, loss, heals);
+  } else if (other != process) {
+    note(absl::StrCat("is cut off from process ", other->options().number));
+    network_.Cut(*process, *other, random.Chance(25) ? Loss::kOneWay : loss, heals);
   }
 }
 

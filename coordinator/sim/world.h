@@ -73,6 +73,11 @@ class World {
   // Starts all workers and the clock.
   void Begin();
   void Kill(int rank);
+  Process* StartProcess(int host);  // null: no rank is free for it
+  // The process at this rank; null: there is none. What is done to one or to the network is a
+  // fault.
+  Process* ProcessAt(int rank);
+  Network& BreakNetwork();
   void Arrive(Request request);
   Request DrawRequest();
   ClusterSnapshot Snapshot() const { return core_->Snapshot(timeline_.now()); }
@@ -89,6 +94,9 @@ class World {
   }
   absl::Time now() const { return timeline_.now(); }
   bool serving() const { return auditor_->serving(); }
+  const Auditor& auditor() const { return *auditor_; }
+  // Writes that down, if anything is.
+  void Note(const std::function<std::string()>& line);
   // By worker, over all its life.
   std::vector<int64_t> ReceivedBytes() const { return network_.ReceivedBytes(); }
 
@@ -106,11 +114,9 @@ class World {
   void CheckWhetherSettled();
   void CountWhatTheCoreCounts();
   void Problem(const std::string& what);
-  void Note(const std::function<std::string()>& line);
   void Digest(const Event& event, const std::vector<Command>& commands);
 
   // world_faults.cc: what goes wrong.
-  void StartProcess(int host);
   void NextFault();
   void BreakSomething();
   void NextOutage();

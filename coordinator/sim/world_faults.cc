@@ -24,9 +24,9 @@ int World::FreeFixedRank() const {
   return free == taken.end() ? -1 : static_cast<int>(free - taken.begin());
 }
 
-void World::StartProcess(int host) {
+Process* World::StartProcess(int host) {
   const int fixed_rank = plan_.fixed_ranks ? FreeFixedRank() : -1;
-  if (plan_.fixed_ranks && fixed_rank < 0) return;
+  if (plan_.fixed_ranks && fixed_rank < 0) return nullptr;
   // Sometimes too few blocks for the longest request.
   const int64_t for_longest = (plan_.core.max_context + plan_.core.block_tokens - 1) /
                               plan_.core.block_tokens;
@@ -57,6 +57,7 @@ void World::StartProcess(int host) {
         timeline_.After(fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(200)),
                         [this, host] { StartAnew(host); });
       }));
+  return processes_.back().get();
 }
 
 void World::StartAnew(int host) {
@@ -65,16 +66,25 @@ void World::StartAnew(int host) {
                                         : static_cast<int>(fault_random_.Below(plan_.hosts)));
 }
 
-void World::Kill(int rank) {
+Process* World::ProcessAt(int rank) {
   for (const WorkerSnapshot& worker : Snapshot().workers) {
-    if (worker.rank != RankId(rank)) continue;
-    if (Process* process = switchboard_.Find(worker.worker)) {
-      ++counts.deaths;
-      calm_ = false;
-      Note([&] { return absl::StrCat("-- process ", process->options().number, " dies"); });
-      process->Kill();
-    }
+    if (worker.rank == RankId(rank)) return switchboard_.Find(worker.worker);
   }
+  return nullptr;
+}
+
+void World::Kill(int rank) {
+  Process* const process = ProcessAt(rank);
+  if (process == nullptr) return;
+  ++counts.deaths;
+  calm_ = false;
+  Note([&] { return absl::StrCat("-- process ", process->options().number, " dies"); });
+  process->Kill();
+}
+
+Network& World::BreakNetwork() {
+  calm_ = false;
+  return network_;
 }
 
 Process* World::AnyProcess(Random& random) {
@@ -110,7 +120,10 @@ void World::BreakSomething() {
     Note([&] { return absl::StrCat("-- process ", process.options().number, " ", what); });
   };
   Process* const process = AnyProcess();
-  if (process == nullptr) return StartProcess(0);
+  if (process == nullptr) {
+    StartProcess(0);
+    return;
+  }
   const absl::Duration later =
       fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(900));
   switch (fault_random_.Below(14)) {

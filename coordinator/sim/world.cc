@@ -17,6 +17,8 @@ constexpr absl::Duration kTick = absl::Milliseconds(50);
 // Faults have stopped: so long may it take until everything has come to its end. A worker that connects
 // to a peer that is not there any more takes ten seconds to give up, and may have to do so again.
 constexpr absl::Duration kSettleTime = absl::Seconds(90);
+// A world that has so many events for each worker goes round in circles.
+constexpr int64_t kMostEventsPerWorker = 1'000'000;
 
 bool IsRoutine(const Event& event) {
   return std::holds_alternative<Heartbeat>(event) || std::holds_alternative<shoal::Tick>(event);
@@ -157,9 +159,16 @@ void World::Begin() {
 bool World::RunUntil(const std::function<bool()>& done, absl::Duration limit) {
   const absl::Time end = now() + limit;
   while (problems.empty() && !done()) {
-    if (now() > end || !timeline_.RunNext()) return false;
+    if (now() > end || !RunNext()) return false;
   }
   return problems.empty();
+}
+
+bool World::RunNext() {
+  if (timeline_.events() == kMostEventsPerWorker * plan_.core.workers) {
+    Problem("goes round in circles");
+  }
+  return timeline_.RunNext();
 }
 
 void World::Run() {
@@ -173,7 +182,7 @@ void World::Run() {
   if (plan_.shape.poison) timeline_.After(plan_.busy_time / 4, [this] { ArrivePoisoned(); });
   if (plan_.drain < plan_.busy_time) timeline_.After(plan_.drain, [this] { Post(DrainStarted{}); });
   timeline_.After(plan_.busy_time, [this] { Settle(); });
-  while (problems.empty() && !settled_ && timeline_.RunNext()) {
+  while (problems.empty() && !settled_ && RunNext()) {
   }
   if (problems.empty()) {
     const ClusterSnapshot snapshot = Snapshot();

@@ -102,6 +102,7 @@ class World {
 
  private:
   // world.cc: what happens.
+  bool RunNext();
   void Post(Event event);
   void Tell(const Event& event);
   void TellNonsense(const Event& event);

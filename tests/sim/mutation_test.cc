@@ -100,8 +100,8 @@ TEST(Mutation, IsFound) {
   for (uint64_t first = 1; !found && first <= kWorlds; first += kWorldsPerChild) {
     const uint64_t last = std::min(first + kWorldsPerChild - 1, kWorlds);
     found = Finds([&] { return SearchWorlds(first, last); }, how);
-  }
-  for (uint64_t seed = 1; !found && seed <= kSeedsOfOutages; ++seed) {
+    const uint64_t seed = last / kWorldsPerChild;
+    if (found || seed > kSeedsOfOutages) continue;
     found = Finds([&] { return SearchOutages(seed); }, how);
   }
   EXPECT_TRUE(found) << "no seed of " << kWorlds << " and no outage finds the planted bug: " << how;

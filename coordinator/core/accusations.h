@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "engine/base/ids.h"
 
@@ -17,10 +18,14 @@ struct Accusation {
   bool operator==(const Accusation&) const = default;
 };
 
-// Ranks without whom no accusation is left: time and again the one with the most, by it and of it;
-// of equal ones that with the most of it, then the one that joined last. A link between two that is
-// cut costs one of them, a rank that nobody reaches is that rank. joined: by rank, larger is later.
+// Ranks without whom no accusation is left and that the others can do without; none if no such ones
+// were found. First comes the rank with the most accusations, by it and of it; of equal ones that
+// with the most of it, then the one that joined last; in the place of one that is needed go all
+// that it cannot meet. A link between two that is cut costs one of them, a rank that nobody reaches
+// is that rank. joined: by rank, larger is later. can_do_without: whoever needs some needs more,
+// too.
 std::vector<RankId> LeaveOut(absl::Span<const Accusation> accusations,
-                             absl::Span<const int64_t> joined);
+                             absl::Span<const int64_t> joined,
+                             absl::FunctionRef<bool(absl::Span<const RankId>)> can_do_without);
 
 }  // namespace shoal

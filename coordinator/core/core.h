@@ -34,7 +34,9 @@ struct CoreConfig {
   int32_t max_running_sequences = 64;    // per rank: also the largest number of sampled rows of a step
   int32_t max_queued_requests = 1024;    // beyond: Reject with ResourceExhausted
   bool prefix_cache = true;
-  absl::Duration step_timeout = absl::Seconds(30);     // also from AssignRank to WorkerReady, with weights loaded
+  // Also from AssignRank to WorkerReady, with weights loaded, if it is not less than workers take
+  // to say that they cannot connect.
+  absl::Duration step_timeout = absl::Seconds(30);
   absl::Duration heartbeat_timeout = absl::Milliseconds(300);
   absl::Duration loading_timeout = absl::Minutes(30);  // to WorkerLoaded, or the first WorkerReady
 };

@@ -15,6 +15,10 @@ namespace {
 
 // After the first accusation, for the others to come: both ends of a link that is cut wait equally long.
 constexpr absl::Duration kAccusationGrace = absl::Milliseconds(300);
+// A worker gives up connecting after three seconds and this per rank, and then says whom it does
+// not reach: before that nobody is to blame for not being ready.
+constexpr absl::Duration kConnectTime = absl::Seconds(4);
+constexpr absl::Duration kConnectTimePerRank = absl::Milliseconds(10);
 constexpr absl::Duration kShortestLeave = absl::Seconds(5);
 constexpr absl::Duration kLongestLeave = absl::Minutes(5);
 
@@ -31,7 +35,8 @@ Membership::Membership(const CoreConfig& config)
       n_group_(config.n_group),
       expert_load_(config.expert_load),
       heartbeat_timeout_(config.heartbeat_timeout),
-      step_timeout_(config.step_timeout),
+      connect_timeout_(
+          std::max(config.step_timeout, kConnectTime + config.workers * kConnectTimePerRank)),
       loading_timeout_(config.loading_timeout),
       placement_(config.placement),
       roster_(config.workers) {
@@ -120,8 +125,7 @@ bool Membership::EndLeaves(absl::Time now, std::vector<Eviction>& out) {
 void Membership::BlameOverdue(absl::Time now, std::vector<Eviction>& out) {
   std::vector<Member*> unready;
   for (auto& [id, member] : roster_.members()) {
-    // With weights in place only connections are made, which a step's time is enough for.
-    if (now - member.asked <= (member.loaded ? step_timeout_ : loading_timeout_)) continue;
+    if (now - member.asked <= (member.loaded ? connect_timeout_ : loading_timeout_)) continue;
     if (member.in_epoch) {
       unready.push_back(&member);
     } else {
@@ -213,12 +217,14 @@ std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>&
     if (const Member* member = roster_.At(RankId(r))) joined[r] = member->id.value();
   }
   std::vector<RankId> out;
-  if (formed_) out = LeaveOut(accusations_, joined);
-  std::vector<RankId> absent = AbsentRanks();
-  absent.insert(absent.end(), out.begin(), out.end());
-  if (static_cast<int>(absent.size()) == roster_.world_size() ||
-      !placement_->CheckWithout(absent).ok()) {
-    out.clear();
+  if (formed_) {
+    const std::vector<RankId> absent = AbsentRanks();
+    out = LeaveOut(accusations_, joined, [&](absl::Span<const RankId> ranks) {
+      std::vector<RankId> all = absent;
+      all.insert(all.end(), ranks.begin(), ranks.end());
+      return static_cast<int>(all.size()) < roster_.world_size() &&
+             placement_->CheckWithout(all).ok();
+    });
   }
   EpochEnd end{"", accused_why_, accused_at_, accused_at_};
   for (const RankId rank : out) {

@@ -117,7 +117,7 @@ class Membership {
   const int n_group_;
   const std::vector<std::vector<float>> expert_load_;
   const absl::Duration heartbeat_timeout_;
-  const absl::Duration step_timeout_;
+  const absl::Duration connect_timeout_;  // from AssignRank to WorkerReady, with weights in place
   const absl::Duration loading_timeout_;
   std::shared_ptr<const ExpertPlacement> placement_;
   Roster roster_;

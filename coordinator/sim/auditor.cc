@@ -20,6 +20,7 @@ void WorldCounts::Add(const WorldCounts& other) {
   epochs += other.epochs;
   deaths += other.deaths;
   restarts += other.restarts;
+  outages += other.outages;
   losses += other.losses;
   false_alarms += other.false_alarms;
   pauses += other.pauses;
@@ -231,6 +232,7 @@ void Auditor::Obeyed(const Emit& command) {
   if ((!command.tokens.empty() || command.finish == FinishReason::kStop) && !commits_now_) {
     Problem(name() + ": a token of a step that not all members have reported");
   }
+  if (!command.tokens.empty()) last_token_ = now_;
   for (size_t i = 0; i < command.tokens.size(); ++i, ++choice.said) {
     if (choice.said >= reference.tokens.size() ||
         command.tokens[i] != reference.tokens[choice.said] ||

@@ -27,6 +27,7 @@ struct WorldCounts {
   int64_t epochs = 0;          // after the first
   int64_t deaths = 0;          // of processes
   int64_t restarts = 0;        // of the coordinator
+  int64_t outages = 0;         // behind beating hearts
   int64_t losses = 0;          // of workers, as the core sees it
   int64_t false_alarms = 0;    // of them, those whose process lived
   int64_t pauses = 0;          // an expert had no holder
@@ -63,6 +64,7 @@ class Auditor {
 
   // Live requests, ascending.
   std::vector<RequestId> LiveRequests() const;
+  int64_t live() const { return live_; }  // their number
   const Request& request(RequestId id) const { return clients_.at(id).request; }
   bool IsConnected(WorkerId worker) const { return connected_.contains(worker); }
   bool IsMember(WorkerId worker) const;
@@ -70,7 +72,11 @@ class Auditor {
   // All members of the epoch are ready, and none is lost.
   bool serving() const { return !over_ && static_cast<int>(ready_.size()) == size_; }
   Epoch epoch() const { return epoch_; }
+  // Null before the first epoch.
+  const ExpertPlacement* placement() const { return full_placement_.get(); }
   StepId last_planned() const { return last_planned_; }
+  // When a token was emitted last.
+  absl::Time last_token() const { return last_token_; }
 
  private:
   struct Choice {
@@ -151,6 +157,7 @@ class Auditor {
   std::map<StepId, StepCheck> steps_;                 // of the epoch
   StepId last_planned_;
   StepId committed_;
+  absl::Time last_token_;
   bool commits_now_ = false;  // the event being told completes a step
   std::map<WorkerId, std::map<SequenceId, Table>> tables_;
   bool was_paused_ = false;

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "comm/connect.h"
 #include "comm/exchange_errors.h"
+#include "comm/hello.h"
 #include "comm/message_header.h"
 #include "coordinator/sim/process.h"
 #include "coordinator/sim/random.h"
@@ -23,6 +24,8 @@ namespace {
 
 constexpr size_t kAlign = 64;
 constexpr int kPhases = 2;
+// So long a worker dials those who refuse, as comm/grpc does.
+constexpr absl::Duration kRefusedPatience = absl::Milliseconds(500);
 
 size_t Aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
@@ -100,14 +103,16 @@ struct Node {
 
   // Connecting.
   Epoch entered;             // the epoch for which it connects, or is connected
-  uint64_t roster = 0;       // a digest of the epoch's endpoints; 0: it never had one
+  uint64_t roster = 0;  // a digest of the epoch's endpoints; 0: it never had one, or has given up
+  Hello hello;          // what it says of itself when it connects
+  absl::Span<const std::string> endpoints;  // of the roster, while it connects
   RankId rank;
   std::vector<Node*> peers;  // by rank; null: absent, or not met yet
+  std::vector<absl::Time> meets;  // by rank: when it meets them
   int missing = 0;           // peers not met
   absl::Time met;            // when the last of them is met
   Epoch abandoned;           // connects of earlier epochs are pointless
   absl::Status failed;       // a peer cannot be met
-  bool connected = false;
 
   // Exchanging.
   Epoch epoch;
@@ -331,12 +336,9 @@ class SimFabric final : public Fabric {
   }
 
  private:
-  // Whether `peer` is connecting, or connected, to the same roster.
-  bool Meets(const Node& peer) const {
-    return peer.entered == node_.entered && peer.roster == node_.roster;
-  }
-  void Meet(int rank, Node& peer);
   void Enter(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints);
+  // Waits until all peers are met.
+  absl::Status Introduce(absl::Time deadline);
 
   Network& network_;
   Process& process_;
@@ -345,30 +347,22 @@ class SimFabric final : public Fabric {
   std::unique_ptr<SimExchange> exchange_;
 };
 
-void SimFabric::Meet(int rank, Node& peer) {
-  const absl::Time met = network_.timeline().now() + network_.Delay(node_.host, peer.host) +
-                         network_.Delay(peer.host, node_.host);
-  const auto note = [&](Node& node, int of, Node* other) {
-    if (node.peers[of] != nullptr) return;
-    node.peers[of] = other;
-    --node.missing;
-    node.met = std::max(node.met, met);
-    if (node.missing == 0) node.WakeAt(node.met);
-  };
-  note(node_, rank, &peer);
-  note(peer, node_.rank.value(), &node_);
-}
-
 void SimFabric::Enter(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints) {
   const size_t world = endpoints.size();
   node_.entered = epoch;
   node_.roster = Digest(endpoints);
   node_.rank = rank;
+  node_.hello = {.cluster = "sim",
+                 .epoch = epoch,
+                 .rank = rank,
+                 .world = static_cast<int>(world),
+                 .endpoint = node_.endpoint};
+  node_.endpoints = endpoints;
   node_.peers.assign(world, nullptr);
   node_.peers[rank.value()] = &node_;
+  node_.meets.assign(world, absl::InfiniteFuture());
   node_.met = network_.timeline().now();
   node_.failed = absl::OkStatus();
-  node_.connected = false;
   node_.missing = 0;
   node_.epoch = epoch;  // from now on nothing older is heard
   node_.present.assign(world, false);
@@ -385,52 +379,64 @@ void SimFabric::Enter(Epoch epoch, RankId rank, absl::Span<const std::string> en
   }
 }
 
+absl::Status SimFabric::Introduce(absl::Time deadline) {
+  const Epoch epoch = node_.entered;
+  const absl::Span<const std::string> endpoints = node_.endpoints;
+  const auto error = [&](const std::vector<RankId>& peers, const absl::Status& why) {
+    return ConnectError(node_.hello, endpoints, peers, why);
+  };
+  for (size_t r = 0; r < endpoints.size(); ++r) {
+    const RankId rank(static_cast<int32_t>(r));
+    if (!node_.present[r] || rank == node_.rank) continue;
+    Node* const peer = network_.Find(endpoints[r]);
+    if (peer == nullptr || peer->process == nullptr) {
+      node_.failed = error({rank}, absl::UnavailableError("nobody is there"));
+    } else if (peer->entered > epoch) {
+      node_.failed =
+          error({rank}, absl::AbortedError(absl::StrCat("it is in epoch ", peer->entered.value())));
+    } else {
+      network_.Meet(node_, *peer);
+    }
+  }
+  const absl::Time patience = network_.timeline().now() + kRefusedPatience;
+  if (node_.missing == 0) {
+    node_.WakeAt(node_.met);
+  } else if (patience < deadline) {
+    node_.WakeAt(patience);
+  }
+  const auto met = [&] { return node_.missing == 0 && network_.timeline().now() >= node_.met; };
+  const auto refused = [&] {
+    return network_.timeline().now() >= patience && !network_.Refusing(node_).empty();
+  };
+  process_.WaitUntil(
+      [&] { return met() || node_.abandoned > epoch || !node_.failed.ok() || refused(); },
+      deadline);
+  if (process_.dead()) return absl::AbortedError("killed");
+  if (node_.abandoned > epoch) return absl::AbortedError("abandoned");
+  if (!node_.failed.ok()) return node_.failed;
+  if (met()) return absl::OkStatus();
+  if (refused()) return error(network_.Refusing(node_), absl::UnavailableError("it refuses"));
+  std::vector<RankId> missing;
+  for (size_t r = 0; r < endpoints.size(); ++r) {
+    const RankId rank(static_cast<int32_t>(r));
+    if (!node_.present[r] || rank == node_.rank) continue;
+    if (node_.meets[r] > network_.timeline().now()) missing.push_back(rank);
+  }
+  return error(missing, absl::DeadlineExceededError("it has not connected"));
+}
+
 absl::StatusOr<Exchange*> SimFabric::Connect(Epoch epoch, RankId rank,
                                              absl::Span<const std::string> endpoints,
                                              absl::Time deadline) {
-  const auto fail = [&](absl::StatusCode code, absl::string_view what) {
-    return absl::Status(code, absl::StrCat("epoch ", epoch.value(), ": ", what));
-  };
-  if (epoch <= node_.entered) return fail(absl::StatusCode::kAborted, "not a later one");
-  if (node_.abandoned > epoch) return fail(absl::StatusCode::kAborted, "abandoned");
-  const Hello mine = {.cluster = "sim",
-                      .epoch = epoch,
-                      .rank = rank,
-                      .world = static_cast<int>(endpoints.size()),
-                      .endpoint = node_.endpoint};
+  if (epoch <= node_.entered) return absl::AbortedError("not a later epoch");
+  if (node_.abandoned > epoch) return absl::AbortedError("abandoned");
   Enter(epoch, rank, endpoints);
-  for (size_t r = 0; r < endpoints.size(); ++r) {
-    if (endpoints[r].empty() || r == static_cast<size_t>(rank.value())) continue;
-    Node* const peer = network_.Find(endpoints[r]);
-    if (peer == nullptr || peer->process == nullptr) {
-      node_.failed = ConnectError(mine, endpoints, {RankId(static_cast<int32_t>(r))},
-                                  absl::UnavailableError("nobody is there"));
-    } else if (peer->entered > epoch) {
-      node_.failed = fail(absl::StatusCode::kAborted,
-                          absl::StrCat("rank ", r, " is in epoch ", peer->entered.value()));
-    } else if (Meets(*peer)) {
-      Meet(static_cast<int>(r), *peer);
-    }
+  const absl::Status introduced = Introduce(deadline);
+  node_.endpoints = {};
+  if (!introduced.ok()) {
+    node_.roster = 0;  // nobody meets it any more
+    return introduced;
   }
-  const auto met = [&] { return node_.missing == 0 && network_.timeline().now() >= node_.met; };
-  if (node_.missing == 0) node_.WakeAt(node_.met);
-  process_.WaitUntil(
-      [&] { return met() || node_.abandoned > epoch || !node_.failed.ok(); }, deadline);
-  if (process_.dead()) return absl::AbortedError("killed");
-  if (node_.abandoned > epoch) return fail(absl::StatusCode::kAborted, "abandoned");
-  if (!node_.failed.ok()) return node_.failed;
-  if (!met()) {
-    std::vector<RankId> missing;
-    for (size_t r = 0; r < endpoints.size(); ++r) {
-      if (node_.present[r] && node_.peers[r] == nullptr) {
-        missing.push_back(RankId(static_cast<int32_t>(r)));
-      }
-    }
-    if (missing.empty()) return fail(absl::StatusCode::kDeadlineExceeded, "met too late");
-    return ConnectError(mine, endpoints, missing,
-                        absl::DeadlineExceededError("it has not connected"));
-  }
-  node_.connected = true;
   node_.cancelled = false;
   if (exchange_ == nullptr) {
     exchange_ = std::make_unique<SimExchange>(network_, process_, node_, rank,
@@ -513,8 +519,9 @@ void Network::Break(Node& node, int peer, bool loud, absl::Duration notice) {
   timeline_.After(notice, [&node, peer, epoch] {
     if (node.process == nullptr || node.entered != epoch) return;
     node.links[peer] = LinkState::kNoticed;
-    if (!node.connected) {
-      node.failed = absl::UnavailableError(absl::StrCat("rank ", peer, " is gone"));
+    if (!node.endpoints.empty() && node.peers[peer] == nullptr) {
+      node.failed = ConnectError(node.hello, node.endpoints, {RankId(peer)},
+                                 absl::UnavailableError("it is gone"));
     }
     node.Recount();
     node.Wake();
@@ -533,25 +540,110 @@ void Network::Died(const Process& process) {
       if (other->roster != node->roster) continue;
       Break(*other, node->rank.value(), loud, Delay(node->host, other->host));
     }
+    node->roster = 0;
     node->inbox.clear();
     node->peers.clear();
   }
 }
 
-void Network::Cut(const Process& a, const Process& b, Loss loss) {
-  const auto lose = [&](Node& from, Node& to) {
-    std::erase_if(to.inbox[from.rank.value()],
-                  [&](const Message& message) { return message.arrival > timeline_.now(); });
-    Break(from, to.rank.value(), /*loud=*/loss == Loss::kNoticed,
+// --- Links that are cut ---
+
+void Network::Lose(Node& from, Node& to, bool loud) {
+  if (from.roster == 0 || from.entered != to.entered || from.roster != to.roster) return;
+  std::erase_if(to.inbox[from.rank.value()],
+                [&](const Message& message) { return message.arrival > timeline_.now(); });
+  if (from.peers[to.rank.value()] != nullptr) {
+    Break(from, to.rank.value(), loud,
           random_.Between(absl::Microseconds(50), absl::Milliseconds(20)));
-    to.Recount();
-  };
+  }
+  to.Recount();
+}
+
+void Network::Raise(const Barrier& barrier) {
+  if (barrier.heals <= timeline_.now()) return;
+  barriers_.push_back(barrier);
+  if (barrier.heals == absl::InfiniteFuture()) return;
+  timeline_.At(barrier.heals, [this] {
+    std::erase_if(barriers_, [&](const Barrier& other) { return other.heals <= timeline_.now(); });
+    MeetAll();
+  });
+}
+
+void Network::Cut(const Process& a, const Process& b, Loss loss, absl::Time heals) {
+  const bool loud = loss == Loss::kNoticed;
   for (const std::unique_ptr<Node>& one : nodes_) {
-    if (one->process != &a || one->roster == 0) continue;
+    if (one->process != &a) continue;
     for (const std::unique_ptr<Node>& two : nodes_) {
-      if (two->process != &b || two->entered != one->entered || two->roster != one->roster) continue;
-      lose(*one, *two);
-      if (loss != Loss::kOneWay) lose(*two, *one);
+      if (two->process != &b) continue;
+      Lose(*one, *two, loud);
+      if (loss != Loss::kOneWay) Lose(*two, *one, loud);
+    }
+  }
+  Raise({&a, &b, loud, heals});
+  if (loss != Loss::kOneWay) Raise({&b, &a, loud, heals});
+}
+
+void Network::CutInbound(const Process& process, Loss loss, absl::Time heals) {
+  const bool loud = loss == Loss::kNoticed;
+  for (const std::unique_ptr<Node>& node : nodes_) {
+    if (node->process != &process) continue;
+    for (const std::unique_ptr<Node>& other : nodes_) {
+      if (other->process != nullptr && other != node) Lose(*other, *node, loud);
+    }
+  }
+  Raise({nullptr, &process, loud, heals});
+}
+
+void Network::HealLinks() {
+  barriers_.clear();
+  MeetAll();
+}
+
+const Network::Barrier* Network::Between(const Node& from, const Node& to) const {
+  for (const Barrier& barrier : barriers_) {
+    const bool from_it = barrier.from == nullptr || barrier.from == from.process;
+    if (from_it && barrier.to == to.process) return &barrier;
+  }
+  return nullptr;
+}
+
+std::vector<RankId> Network::Refusing(const Node& node) const {
+  std::vector<RankId> refusing;
+  if (barriers_.empty()) return refusing;
+  for (size_t r = 0; r < node.peers.size(); ++r) {
+    if (!node.present[r] || node.peers[r] != nullptr) continue;
+    const auto peer = endpoints_.find(node.endpoints[r]);
+    if (peer == endpoints_.end()) continue;
+    const Barrier* const barrier = Between(node, *peer->second);
+    if (barrier != nullptr && barrier->loud) refusing.push_back(RankId(static_cast<int32_t>(r)));
+  }
+  return refusing;
+}
+
+void Network::Meet(Node& a, Node& b) {
+  if (a.roster == 0 || a.entered != b.entered || a.roster != b.roster) return;
+  if (a.peers[b.rank.value()] != nullptr) return;
+  // A connection is dialled in both directions.
+  if (Between(a, b) != nullptr || Between(b, a) != nullptr) return;
+  const absl::Time met = timeline_.now() + Delay(a.host, b.host) + Delay(b.host, a.host);
+  const auto note = [&](Node& node, Node& other) {
+    const int rank = other.rank.value();
+    if (node.peers[rank] != nullptr) return;
+    node.peers[rank] = &other;
+    node.meets[rank] = met;
+    node.met = std::max(node.met, met);
+    if (--node.missing == 0) node.WakeAt(node.met);
+  };
+  note(a, b);
+  note(b, a);
+}
+
+void Network::MeetAll() {
+  for (const std::unique_ptr<Node>& a : nodes_) {
+    if (a->process == nullptr) continue;
+    for (const std::string& endpoint : a->endpoints) {
+      Node* const b = Find(endpoint);
+      if (b != nullptr && b != a.get()) Meet(*a, *b);
     }
   }
 }

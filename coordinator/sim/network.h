@@ -46,13 +46,18 @@ class Network {
 
   // What the process has sent still arrives; its peers notice, or not.
   void Died(const Process& process);
-  // Breaks the link between two workers of an epoch, if there is one: what is under way is lost.
+  // Breaks the link between two workers: what is under way, and what they send in this epoch, is
+  // lost. Until `heals` they cannot connect to each other either.
   enum class Loss : uint8_t {
-    kNoticed,  // soon, by both
-    kSilent,   // by nobody: what they send is lost until the epoch ends
-    kOneWay,   // by nobody, and only what `a` sends is lost
+    kNoticed,  // soon, by both; who dials is refused
+    kSilent,   // by nobody; who dials hears nothing
+    kOneWay,   // as kSilent, and only what `a` sends is lost
   };
-  void Cut(const Process& a, const Process& b, Loss loss);
+  void Cut(const Process& a, const Process& b, Loss loss, absl::Time heals);
+  // Does that to all that is sent to this one, by whomever.
+  void CutInbound(const Process& process, Loss loss, absl::Time heals);
+  // All links can be connected again.
+  void HealLinks();
   // Messages between the hosts of `cut_off` and all others arrive only after `heals`. The
   // coordinator may be one of the others, or reach everybody.
   void Partition(std::vector<int> cut_off, bool from_coordinator, absl::Time heals);
@@ -69,10 +74,29 @@ class Network {
   const NetworkOptions& options() const { return options_; }
   // When a message of so many bytes, sent now, arrives.
   absl::Time Arrival(Node& from, Node& to, size_t bytes);
+  // They connect to each other, if both are connecting, to the same roster, and nothing is cut
+  // between them.
+  void Meet(Node& a, Node& b);
+  // The peers that it has not met yet, whom it dials and who refuse.
+  std::vector<RankId> Refusing(const Node& node) const;
 
  private:
+  // What lies between two workers, in one direction.
+  struct Barrier {
+    const Process* from;  // null: everybody
+    const Process* to;
+    bool loud;
+    absl::Time heals;
+  };
+
   bool Separated(int host_a, int host_b) const;
   void Break(Node& node, int peer, bool loud, absl::Duration notice);
+  // Loses what `from` has sent to `to`, and sends in this epoch, if they are peers.
+  void Lose(Node& from, Node& to, bool loud);
+  const Barrier* Between(const Node& from, const Node& to) const;
+  void Raise(const Barrier& barrier);
+  // Whoever is connecting tries again.
+  void MeetAll();
 
   const NetworkOptions options_;
   Random random_;
@@ -82,6 +106,7 @@ class Network {
   std::vector<int> cut_off_;
   bool from_coordinator_ = false;
   absl::Time heals_ = absl::InfinitePast();
+  std::vector<Barrier> barriers_;
   std::vector<std::byte> scratch_;
 };
 

@@ -82,7 +82,7 @@ void Process::Resume(Thread& thread) {
 }
 
 void Process::Run() {
-  if (paused_ || dead_) return;
+  if (paused_ || hung_ || dead_) return;
   bool moved = true;
   while (moved) {
     moved = false;
@@ -154,11 +154,9 @@ void Process::Terminate() {
   Wake();
 }
 
-void Process::Pause() { paused_ = true; }
-
 void Process::Continue() {
-  if (!paused_) return;
-  paused_ = false;
+  if (!paused_ && !hung_) return;
+  paused_ = hung_ = false;
   for (std::function<void()>& what : std::exchange(deferred_, {})) what();
   Wake();
 }

@@ -50,8 +50,12 @@ class Process final : public WorkerEnvironment {
   void Kill();
   // SIGTERM: it leaves in good order.
   void Terminate();
-  // SIGSTOP and SIGCONT.
-  void Pause();
+  // SIGSTOP.
+  void Pause() { paused_ = true; }
+  // Its engine stands still, as in a driver that does not return: what comes is received, and its
+  // heart beats.
+  void Hang() { hung_ = true; }
+  // After either.
   void Continue();
   // Everything it computes takes so many times as long.
   void SetSlowness(double factor) { slowness_ = factor; }
@@ -125,6 +129,7 @@ class Process final : public WorkerEnvironment {
   double slowness_ = 1;
   bool device_broken_ = false;
   bool paused_ = false;
+  bool hung_ = false;
   bool dead_ = false;
 };
 

@@ -17,6 +17,8 @@ constexpr absl::Duration kTick = absl::Milliseconds(50);
 // Faults have stopped: so long may it take until everything has come to its end. A worker that connects
 // to a peer that is not there any more takes ten seconds to give up, and may have to do so again.
 constexpr absl::Duration kSettleTime = absl::Seconds(90);
+// A world that has so many events for each worker goes round in circles.
+constexpr int64_t kMostEventsPerWorker = 1'000'000;
 
 bool IsRoutine(const Event& event) {
   return std::holds_alternative<Heartbeat>(event) || std::holds_alternative<shoal::Tick>(event);
@@ -68,6 +70,15 @@ void DrawExperts(uint64_t seed, WorldPlan& plan) {
   plan.fixed_ranks = random.Chance(8);
 }
 
+// Some of these worlds live longer than anybody is left out at first.
+void DrawOutages(uint64_t seed, WorldPlan& plan) {
+  Random random(seed, 4);
+  plan.outages = random.Chance(50);
+  if (!plan.outages || !random.Chance(15)) return;
+  plan.busy_time = random.Between(absl::Seconds(6), absl::Seconds(15));
+  plan.few_faults = true;
+}
+
 }  // namespace
 
 WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
@@ -100,6 +111,7 @@ WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
   plan.load_time = random.Between(absl::Milliseconds(5), absl::Milliseconds(800));
   plan.step_time = random.Between(absl::Microseconds(200), absl::Milliseconds(4));
   plan.hosts = 1 + static_cast<int>(random.Below(4));
+  DrawOutages(seed, plan);
   if (random.Chance(10)) plan.drain = random.Between(absl::ZeroDuration(), plan.busy_time);
   return plan;
 }
@@ -110,6 +122,7 @@ World::World(uint64_t seed, const WorldPlan& plan, bool trace)
       trace_on_(trace),
       random_(seed, 10),
       fault_random_(seed, 11),
+      outage_random_(seed, 12),
       network_(plan.network, seed, timeline_),
       switchboard_(seed, timeline_, network_, [this](Event event) { Post(std::move(event)); }),
       core_(Core::Create(plan.core)) {
@@ -148,9 +161,16 @@ void World::Begin() {
 bool World::RunUntil(const std::function<bool()>& done, absl::Duration limit) {
   const absl::Time end = now() + limit;
   while (problems.empty() && !done()) {
-    if (now() > end || !timeline_.RunNext()) return false;
+    if (now() > end || !RunNext()) return false;
   }
   return problems.empty();
+}
+
+bool World::RunNext() {
+  if (timeline_.events() == kMostEventsPerWorker * plan_.core.workers) {
+    Problem("goes round in circles");
+  }
+  return timeline_.RunNext();
 }
 
 void World::Run() {
@@ -158,10 +178,13 @@ void World::Run() {
   requests_left_ = plan_.requests;
   timeline_.After(absl::ZeroDuration(), [this] { NextRequest(); });
   timeline_.After(absl::Milliseconds(20), [this] { NextFault(); });
+  if (plan_.outages && !plan_.peaceful) {
+    timeline_.After(absl::Milliseconds(300), [this] { NextOutage(); });
+  }
   if (plan_.shape.poison) timeline_.After(plan_.busy_time / 4, [this] { ArrivePoisoned(); });
   if (plan_.drain < plan_.busy_time) timeline_.After(plan_.drain, [this] { Post(DrainStarted{}); });
   timeline_.After(plan_.busy_time, [this] { Settle(); });
-  while (problems.empty() && !settled_ && timeline_.RunNext()) {
+  while (problems.empty() && !settled_ && RunNext()) {
   }
   if (problems.empty()) {
     const ClusterSnapshot snapshot = Snapshot();
@@ -194,6 +217,7 @@ void World::Settle() {
   settling_ = true;
   settle_limit_ = now() + kSettleTime;
   network_.Partition({}, /*from_coordinator=*/true, absl::InfinitePast());
+  network_.HealLinks();
   for (const std::unique_ptr<Process>& process : processes_) {
     if (process->dead()) continue;
     process->SetSlowness(1);

@@ -37,6 +37,8 @@ struct WorldPlan {
   SimModelShape shape;
   NetworkOptions network;
   bool peaceful = false;
+  bool outages = false;     // links, ports and engines fail for long, behind hearts that beat
+  bool few_faults = false;  // of other kinds
   absl::Duration busy_time = absl::Seconds(4);  // requests come and things go wrong
   int requests = 30;
   absl::Duration load_time = absl::Milliseconds(100);
@@ -71,6 +73,11 @@ class World {
   // Starts all workers and the clock.
   void Begin();
   void Kill(int rank);
+  Process* StartProcess(int host);  // null: no rank is free for it
+  // The process at this rank; null: there is none. What is done to one or to the network is a
+  // fault.
+  Process* ProcessAt(int rank);
+  Network& BreakNetwork();
   void Arrive(Request request);
   Request DrawRequest();
   ClusterSnapshot Snapshot() const { return core_->Snapshot(timeline_.now()); }
@@ -87,11 +94,15 @@ class World {
   }
   absl::Time now() const { return timeline_.now(); }
   bool serving() const { return auditor_->serving(); }
+  const Auditor& auditor() const { return *auditor_; }
+  // Writes that down, if anything is.
+  void Note(const std::function<std::string()>& line);
   // By worker, over all its life.
   std::vector<int64_t> ReceivedBytes() const { return network_.ReceivedBytes(); }
 
  private:
   // world.cc: what happens.
+  bool RunNext();
   void Post(Event event);
   void Tell(const Event& event);
   void TellNonsense(const Event& event);
@@ -104,13 +115,12 @@ class World {
   void CheckWhetherSettled();
   void CountWhatTheCoreCounts();
   void Problem(const std::string& what);
-  void Note(const std::function<std::string()>& line);
   void Digest(const Event& event, const std::vector<Command>& commands);
 
   // world_faults.cc: what goes wrong.
-  void StartProcess(int host);
   void NextFault();
   void BreakSomething();
+  void NextOutage();
   void RestartCoordinator();
   void ForgeSomething();
   void ForgeReport(WorkerId worker);
@@ -119,7 +129,8 @@ class World {
   void StartAnew(int host);
   // The lowest rank that no live process has, if ranks are fixed; -1: none is free.
   int FreeFixedRank() const;
-  Process* AnyProcess();
+  Process* AnyProcess() { return AnyProcess(fault_random_); }
+  Process* AnyProcess(Random& random);
   WorkerId AnyWorker();
   int LiveProcesses() const;
 
@@ -128,6 +139,7 @@ class World {
   const bool trace_on_;
   Random random_;        // of clients
   Random fault_random_;
+  Random outage_random_;
   Timeline timeline_;
   Network network_;
   Switchboard switchboard_;

@@ -24,9 +24,9 @@ int World::FreeFixedRank() const {
   return free == taken.end() ? -1 : static_cast<int>(free - taken.begin());
 }
 
-void World::StartProcess(int host) {
+Process* World::StartProcess(int host) {
   const int fixed_rank = plan_.fixed_ranks ? FreeFixedRank() : -1;
-  if (plan_.fixed_ranks && fixed_rank < 0) return;
+  if (plan_.fixed_ranks && fixed_rank < 0) return nullptr;
   // Sometimes too few blocks for the longest request.
   const int64_t for_longest = (plan_.core.max_context + plan_.core.block_tokens - 1) /
                               plan_.core.block_tokens;
@@ -57,6 +57,7 @@ void World::StartProcess(int host) {
         timeline_.After(fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(200)),
                         [this, host] { StartAnew(host); });
       }));
+  return processes_.back().get();
 }
 
 void World::StartAnew(int host) {
@@ -65,24 +66,33 @@ void World::StartAnew(int host) {
                                         : static_cast<int>(fault_random_.Below(plan_.hosts)));
 }
 
-void World::Kill(int rank) {
+Process* World::ProcessAt(int rank) {
   for (const WorkerSnapshot& worker : Snapshot().workers) {
-    if (worker.rank != RankId(rank)) continue;
-    if (Process* process = switchboard_.Find(worker.worker)) {
-      ++counts.deaths;
-      calm_ = false;
-      Note([&] { return absl::StrCat("-- process ", process->options().number, " dies"); });
-      process->Kill();
-    }
+    if (worker.rank == RankId(rank)) return switchboard_.Find(worker.worker);
   }
+  return nullptr;
 }
 
-Process* World::AnyProcess() {
+void World::Kill(int rank) {
+  Process* const process = ProcessAt(rank);
+  if (process == nullptr) return;
+  ++counts.deaths;
+  calm_ = false;
+  Note([&] { return absl::StrCat("-- process ", process->options().number, " dies"); });
+  process->Kill();
+}
+
+Network& World::BreakNetwork() {
+  calm_ = false;
+  return network_;
+}
+
+Process* World::AnyProcess(Random& random) {
   std::vector<Process*> live;
   for (const std::unique_ptr<Process>& process : processes_) {
     if (!process->dead()) live.push_back(process.get());
   }
-  return live.empty() ? nullptr : live[fault_random_.Below(live.size())];
+  return live.empty() ? nullptr : live[random.Below(live.size())];
 }
 
 WorkerId World::AnyWorker() {
@@ -100,8 +110,8 @@ void World::NextFault() {
   } else if (!plan_.peaceful) {
     BreakSomething();
   }
-  timeline_.After(fault_random_.Between(absl::Milliseconds(5), absl::Milliseconds(250)),
-                  [this] { NextFault(); });
+  const absl::Duration most = plan_.few_faults ? absl::Seconds(4) : absl::Milliseconds(250);
+  timeline_.After(fault_random_.Between(absl::Milliseconds(5), most), [this] { NextFault(); });
 }
 
 void World::BreakSomething() {
@@ -110,7 +120,10 @@ void World::BreakSomething() {
     Note([&] { return absl::StrCat("-- process ", process.options().number, " ", what); });
   };
   Process* const process = AnyProcess();
-  if (process == nullptr) return StartProcess(0);
+  if (process == nullptr) {
+    StartProcess(0);
+    return;
+  }
   const absl::Duration later =
       fault_random_.Between(absl::Milliseconds(10), absl::Milliseconds(900));
   switch (fault_random_.Below(14)) {
@@ -161,7 +174,7 @@ void World::BreakSomething() {
                             other->options().number,
                             loss == Loss::kNoticed ? " breaks" : " loses everything");
       });
-      network_.Cut(*process, *other, loss);
+      network_.Cut(*process, *other, loss, now());
       break;
     }
     case 8: {
@@ -207,6 +220,43 @@ void World::BreakSomething() {
           for (Event& event : std::exchange(backlog_, {})) Post(std::move(event));
         });
       }
+  }
+}
+
+// Hearts go on beating: only peers can tell.
+void World::NextOutage() {
+  if (settling_ || !problems.empty()) return;
+  Random& random = outage_random_;
+  timeline_.After(random.Between(absl::Milliseconds(100), plan_.busy_time / 2),
+                  [this] { NextOutage(); });
+  Process* const process = AnyProcess(random);
+  Process* const other = AnyProcess(random);
+  if (process == nullptr) return;
+  calm_ = false;
+  ++counts.outages;
+  const absl::Time heals =
+      now() + random.Between(absl::Milliseconds(50),
+                             random.Chance(60) ? absl::Seconds(2) : absl::Seconds(20));
+  using Loss = Network::Loss;
+  const Loss loss = random.Chance(50) ? Loss::kNoticed : Loss::kSilent;
+  const auto note = [&](absl::string_view what) {
+    Note([&] {
+      return absl::StrCat("-- process ", process->options().number, " ", what, " for ",
+                          absl::FormatDuration(heals - now()),
+                          loss == Loss::kNoticed ? ", and hears it" : "");
+    });
+  };
+  const uint64_t kind = random.Below(4);
+  if (kind == 0) {
+    note("hangs");
+    process->Hang();
+    timeline_.At(heals, [process] { process->Continue(); });
+  } else if (kind == 1) {
+    note("is reached by nobody");
+    network_.CutInbound(*process, loss, heals);
+  } else if (other != process) {
+    note(absl::StrCat("is cut off from process ", other->options().number));
+    network_.Cut(*process, *other, random.Chance(25) ? Loss::kOneWay : loss, heals);
   }
 }
 

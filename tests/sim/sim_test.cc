@@ -51,6 +51,7 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
   print("of them without some rank", sum.absent_steps);
   print("processes killed", sum.deaths);
   print("coordinators killed", sum.restarts);
+  print("outages behind beating hearts", sum.outages);
   print("workers lost", sum.losses);
   print("of them evicted alive", sum.false_alarms);
   print("epochs after the first", sum.epochs);
@@ -73,6 +74,7 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
   EXPECT_GT(sum.survived, 5 * worlds);
   EXPECT_GT(sum.deaths, worlds);
   EXPECT_GT(sum.restarts, worlds / 20);
+  EXPECT_GT(sum.outages, worlds / 2);
   EXPECT_GT(sum.false_alarms, worlds / 2);
   EXPECT_GT(sum.epochs, 2 * worlds);
   EXPECT_GT(sum.pauses, worlds / 4);

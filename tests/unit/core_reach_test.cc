@@ -26,7 +26,7 @@ class CoreReach : public ::testing::Test {
     return config;
   }
   // All serve, then a step fails and epoch 2 is announced.
-  explicit CoreReach(int holders = 2) : t(Config(holders)) {
+  explicit CoreReach(const CoreConfig& config = Config(2)) : t(config) {
     t.Serve();
     t.Arrive(MakeRequest(1, 2, 9));
     for (const int w : {2, 3, 4}) t.Done(w, 1);
@@ -70,7 +70,17 @@ class CoreReach : public ::testing::Test {
 
 class CoreReachOneHolder : public CoreReach {
  protected:
-  CoreReachOneHolder() : CoreReach(1) {}
+  CoreReachOneHolder() : CoreReach(Config(1)) {}
+};
+
+class CoreReachBriefSteps : public CoreReach {
+ protected:
+  static CoreConfig Brief() {
+    CoreConfig config = Config(2);
+    config.step_timeout = absl::Milliseconds(500);
+    return config;
+  }
+  CoreReachBriefSteps() : CoreReach(Brief()) {}
 };
 
 TEST_F(CoreReach, WhomNobodyReachesIsLeftOutAndComesAgain) {
@@ -149,6 +159,17 @@ TEST_F(CoreReach, WhatRanThereIsComputedElsewhere) {
   EXPECT_THAT(t.Ready(4, 3), Contains(HasSubstr("[10 11 20] prompt 2")));
 }
 
+TEST_F(CoreReachBriefSteps, NobodyIsBlamedBeforeItCanSayWhomItDoesNotReach) {
+  t.Ready(1, 2);
+  t.Ready(4, 2);
+  EXPECT_THAT(Wait(absl::Milliseconds(3500)), IsEmpty());
+  Fail(2, 2, {2});
+  Fail(3, 2, {1});
+  EXPECT_THAT(Wait(absl::Milliseconds(50)), Contains("assign w1 rank 0 epoch 3 without 2"));
+  EXPECT_THAT(Wait(absl::Milliseconds(3500)), IsEmpty());
+  EXPECT_THAT(Wait(absl::Seconds(1)), Contains(StartsWith("evict")));
+}
+
 TEST_F(CoreReachOneHolder, NobodyIsLeftOutWithoutWhomTheUnitWouldPause) {
   Fail(1, 2, {1});
   Fail(2, 2, {0});
@@ -182,10 +203,21 @@ TEST(CoreReachFirst, TheFirstEpochIsTriedAgainWithAll) {
 }
 
 TEST(LeaveOutTest, AFewWithoutWhomAllOthersMeet) {
-  const auto out = [](const std::vector<Accusation>& accusations) {
+  std::vector<RankId> needed;      // each
+  std::vector<RankId> needed_one;  // of them
+  const auto can_do_without = [&](absl::Span<const RankId> ranks) {
+    const auto left_out = [&](RankId rank) {
+      return std::find(ranks.begin(), ranks.end(), rank) != ranks.end();
+    };
+    return std::none_of(needed.begin(), needed.end(), left_out) &&
+           (needed_one.empty() || !std::all_of(needed_one.begin(), needed_one.end(), left_out));
+  };
+  const auto out = [&](const std::vector<Accusation>& accusations) {
     const std::vector<int64_t> joined = {4, 1, 2, 3};
     std::vector<int> ranks;
-    for (const RankId rank : LeaveOut(accusations, joined)) ranks.push_back(rank.value());
+    for (const RankId rank : LeaveOut(accusations, joined, can_do_without)) {
+      ranks.push_back(rank.value());
+    }
     return ranks;
   };
   const RankId a(0), b(1), c(2), d(3);
@@ -196,6 +228,17 @@ TEST(LeaveOutTest, AFewWithoutWhomAllOthersMeet) {
   EXPECT_THAT(out({{b, b}}), ElementsAre(1));                  // its own fault
   EXPECT_THAT(out({{b, a}, {b, c}, {b, d}}), ElementsAre(1));  // who accuses everybody
   EXPECT_THAT(out({{a, b}, {b, a}, {c, d}, {d, c}}), ElementsAre(0, 3));
+
+  needed = {b};
+  EXPECT_THAT(out({{a, b}, {b, a}}), ElementsAre(0));
+  EXPECT_THAT(out({{a, b}}), ElementsAre(0));
+  EXPECT_THAT(out({{b, b}}), IsEmpty());
+  EXPECT_THAT(out({{b, a}, {b, c}, {d, b}}), ElementsAre(0, 2, 3));
+  needed = {a, b};
+  EXPECT_THAT(out({{a, b}, {c, d}}), IsEmpty());
+  needed.clear();
+  needed_one = {a, d};  // after the first choice the second one is another
+  EXPECT_THAT(out({{a, b}, {b, a}, {c, d}, {d, c}}), ElementsAre(0, 2));
 }
 
 }  // namespace

@@ -102,7 +102,7 @@ WorldPlan DrawPlan(uint64_t seed, const WorldOptions& options) {
   plan.core.step_timeout = random.Between(absl::Milliseconds(600), absl::Seconds(3));
   plan.core.loading_timeout = absl::Seconds(8);
   DrawExperts(seed, plan);
-  plan.network.most_delay = random.Chance(70) ? absl::Microseconds(200) : absl::Milliseconds(3);
+  plan.network.most_delay = random.Chance(70) ? absl::Microseconds(200) : absl::Milliseconds(10);
   plan.network.loud_deaths_percent = random.Chance(70) ? 90 : 0;
   plan.network.bytes_per_s = random.Chance(20) ? 10e6 : 0;
   plan.peaceful = random.Chance(10);

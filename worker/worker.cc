@@ -212,6 +212,8 @@ absl::Status Worker::Run() {
     } else if (IsForGood(status)) {
       coordinator_knows_ = true;
       return status;
+    } else if (absl::IsOutOfRange(status) && fabric_->fixed_rank() < 0) {
+      ForgetEpochs();
     } else if (moving_) {
       LeaveRank();
     }
@@ -496,6 +498,15 @@ void Worker::ReportExpertTokens(CoordinatorLink& link) {
   if (expert_tokens_.Take(*model_, *message->mutable_expert_tokens())) {
     link.Send(std::move(message));
   }
+}
+
+// They were those of another cluster, or made up: nothing of them is left.
+void Worker::ForgetEpochs() {
+  LeaveRank();
+  rank_ = RankId(-1);
+  epoch_ = Epoch();
+  absl::MutexLock lock(&mutex_);
+  assigned_ = Epoch();
 }
 
 void Worker::LeaveRank() {

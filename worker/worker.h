@@ -107,6 +107,8 @@ class Worker {
   absl::Status Report(CoordinatorLink& link);
   // Tells the coordinator why this worker will not do, and returns it as an error that is for good.
   absl::Status Leave(CoordinatorLink& link, const absl::Status& why);
+  // The coordinator does not believe our epochs: begins as if new.
+  void ForgetEpochs();
   // Forgets rank, weights and peers, so that another rank can be taken.
   void LeaveRank();
   void Interrupt(std::optional<Epoch> assigned) ABSL_LOCKS_EXCLUDED(mutex_);

@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "engine/base/steady_clock.h"
+
 namespace shoal {
 namespace {
 
@@ -28,7 +30,7 @@ Json RecoveryJson(const Recovery& recovery) {
           {"cause", CauseName(recovery.cause)},
           {"who", recovery.who},
           {"why", recovery.why},
-          {"suspected_unix_s", absl::ToUnixMillis(recovery.suspected) / 1000.0},
+          {"suspected_unix_s", absl::ToUnixMillis(WallTime(recovery.suspected)) / 1000.0},
           {"silent_ms", absl::ToDoubleMilliseconds(recovery.suspected - recovery.heard)},
           {"decided_ms", since_suspected(recovery.decided)},
           {"fenced_ms", since_suspected(recovery.fenced)},

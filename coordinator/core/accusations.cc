@@ -15,25 +15,33 @@ class Search {
  public:
   Search(absl::Span<const Accusation> accusations, absl::Span<const int64_t> joined,
          absl::FunctionRef<bool(absl::Span<const RankId>)> can_do_without)
-      : accusations_(accusations), joined_(joined), can_do_without_(can_do_without) {}
-
-  // Adds to `out` ranks without whom no accusation is left. False: it found none, and added none.
-  bool Finish() {
-    std::vector<RankId> first;
-    std::vector<RankId> second;  // will do as well
-    {
-      const std::vector<Accusation> open = Open();
-      if (open.empty()) return true;
-      const RankId rank = Heaviest(open);
-      first.push_back(rank);
-      for (const Accusation& accusation : open) {
-        if (accusation.by == rank) second.push_back(accusation.of);
-        if (accusation.of == rank) second.push_back(accusation.by);
-      }
+      : accusations_(accusations),
+        joined_(joined),
+        can_do_without_(can_do_without),
+        open_(accusations.size(), true),
+        of_rank_(joined.size()),
+        weight_(joined.size()),
+        against_(joined.size()) {
+    for (size_t i = 0; i < accusations.size(); ++i) {
+      const Accusation& accusation = accusations[i];
+      of_rank_[accusation.by.value()].push_back(i);
+      if (accusation.of != accusation.by) of_rank_[accusation.of.value()].push_back(i);
+      Count(accusation, 1);
     }
-    std::sort(second.begin(), second.end());
-    second.erase(std::unique(second.begin(), second.end()), second.end());
-    return FinishWithout(first) || FinishWithout(second);
+  }
+
+  // Adds to `out` ranks without whom no accusation is open. False: it found none, and added none.
+  bool Finish() {
+    const RankId rank = Heaviest();
+    if (weight_[rank.value()] == 0) return true;
+    std::vector<RankId> others;  // will do as well
+    for (const size_t i : of_rank_[rank.value()]) {
+      if (!open_[i]) continue;
+      others.push_back(accusations_[i].by == rank ? accusations_[i].of : accusations_[i].by);
+    }
+    std::sort(others.begin(), others.end());
+    others.erase(std::unique(others.begin(), others.end()), others.end());
+    return FinishWithout({rank}) || FinishWithout(others);
   }
 
   std::vector<RankId> out;
@@ -42,38 +50,48 @@ class Search {
   bool FinishWithout(const std::vector<RankId>& ranks) {
     if (dead_ends_ == kMostDeadEnds) return false;
     out.insert(out.end(), ranks.begin(), ranks.end());
+    std::vector<size_t> closed;
+    for (const RankId rank : ranks) {
+      for (const size_t i : of_rank_[rank.value()]) {
+        if (!std::exchange(open_[i], false)) continue;
+        Count(accusations_[i], -1);
+        closed.push_back(i);
+      }
+    }
     if (can_do_without_(out) && Finish()) return true;
+    for (const size_t i : closed) {
+      open_[i] = true;
+      Count(accusations_[i], 1);
+    }
     out.resize(out.size() - ranks.size());
     dead_ends_ = std::min(dead_ends_ + 1, kMostDeadEnds);
     return false;
   }
 
-  std::vector<Accusation> Open() const {
-    std::vector<bool> is_out(joined_.size());
-    for (const RankId rank : out) is_out[rank.value()] = true;
-    std::vector<Accusation> open;
-    for (const Accusation& accusation : accusations_) {
-      if (is_out[accusation.by.value()] || is_out[accusation.of.value()]) continue;
-      open.push_back(accusation);
-    }
-    return open;
+  void Count(const Accusation& accusation, int by) {
+    weight_[accusation.by.value()] += by;
+    weight_[accusation.of.value()] += by;
+    against_[accusation.of.value()] += by;
   }
 
-  RankId Heaviest(const std::vector<Accusation>& open) const {
-    std::vector<std::tuple<int, int, int64_t>> weight(joined_.size());
-    for (size_t rank = 0; rank < joined_.size(); ++rank) std::get<2>(weight[rank]) = joined_[rank];
-    for (const Accusation& accusation : open) {
-      ++std::get<0>(weight[accusation.by.value()]);
-      ++std::get<0>(weight[accusation.of.value()]);
-      ++std::get<1>(weight[accusation.of.value()]);
+  RankId Heaviest() const {
+    size_t best = 0;
+    for (size_t rank = 1; rank < joined_.size(); ++rank) {
+      if (std::tie(weight_[rank], against_[rank], joined_[rank]) >
+          std::tie(weight_[best], against_[best], joined_[best])) {
+        best = rank;
+      }
     }
-    const auto heaviest = std::max_element(weight.begin(), weight.end());
-    return RankId(static_cast<int32_t>(heaviest - weight.begin()));
+    return RankId(static_cast<int32_t>(best));
   }
 
   const absl::Span<const Accusation> accusations_;
   const absl::Span<const int64_t> joined_;
   const absl::FunctionRef<bool(absl::Span<const RankId>)> can_do_without_;
+  std::vector<char> open_;                    // by accusation
+  std::vector<std::vector<size_t>> of_rank_;  // accusations, open or not
+  std::vector<int> weight_;                   // by rank: open ones by it and of it
+  std::vector<int> against_;                  // of it
   int dead_ends_ = 0;
 };
 

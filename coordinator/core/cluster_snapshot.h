@@ -107,8 +107,8 @@ struct ClusterSnapshot {
   int64_t generation_tokens = 0;
   int64_t steps = 0;
   BlockLifetimes block_lifetimes;  // of all ranks since the start
-  // Steps are computed; or will be as soon as the members of a new epoch are connected, and that was
-  // announced less than kBriefConnect ago. False before the unit is formed, while it is paused, and
+  // Steps are computed; or will be as soon as the members of a new epoch are connected, and none has
+  // tried that in vain for longer than kBriefConnect. False before the unit is formed, while it is paused, and
   // when connecting takes longer: requests are taken and wait all the same.
   bool serving = false;
   std::string paused;     // which expert has no live holder; empty: all have one

@@ -77,7 +77,7 @@ ClusterSnapshot ViewCluster(const ServingState& state, const Membership& members
   view.steps = counters.steps;
   view.block_lifetimes = state.block_lifetimes;
   view.serving = state.serving ||
-                 (membership.connecting() && now - membership.announced_at() < kBriefConnect);
+                 (membership.connecting() && now - membership.connecting_since() < kBriefConnect);
   view.paused = membership.paused();
   view.least_holders = membership.redundancy().least_holders;
   view.most_holders = membership.redundancy().most_holders;

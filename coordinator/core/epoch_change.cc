@@ -25,6 +25,12 @@ bool IsLost(const RankBatch& rank, const Roster& roster) {
   return member == nullptr || member->left_out;
 }
 
+// Left out, it lives if it has said that it cannot connect.
+bool IsDead(const RankBatch& rank, const Roster& roster) {
+  const Member* member = roster.Find(rank.worker);
+  return member == nullptr || (member->left_out && !member->answered);
+}
+
 // Results that will not come. Sequences that had left with their last row planned need it again.
 int64_t VoidSteps(ServingState& state) {
   int64_t replayed = 0;
@@ -98,7 +104,7 @@ Interrupted EndEpoch(ServingState& state, const Roster& roster, absl::Time now) 
     RankBatch& rank = state.ranks[r];
     if (!rank.present) continue;
     if (IsLost(rank, roster)) {
-      if (roster.Find(rank.worker) == nullptr) dead.push_back(RankId(static_cast<int32_t>(r)));
+      if (IsDead(rank, roster)) dead.push_back(RankId(static_cast<int32_t>(r)));
       Evacuate(state, rank, counts);
       counts.lost.push_back(RankId(static_cast<int32_t>(r)));
     } else {

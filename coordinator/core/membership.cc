@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,7 @@ constexpr absl::Duration kAccusationGrace = absl::Milliseconds(300);
 // not reach: before that nobody is to blame for not being ready.
 constexpr absl::Duration kConnectTime = absl::Seconds(4);
 constexpr absl::Duration kConnectTimePerRank = absl::Milliseconds(10);
+// Longer than connecting takes: who is left out has said by then that it cannot, or hangs.
 constexpr absl::Duration kShortestLeave = absl::Seconds(5);
 constexpr absl::Duration kLongestLeave = absl::Minutes(5);
 
@@ -172,6 +174,7 @@ bool Membership::Ready(WorkerId worker, Epoch epoch) {
   member->asked = absl::InfiniteFuture();
   if (--unready_ > 0) return false;
   formed_ = true;
+  begun_ = true;
   Recount();
   return true;
 }
@@ -200,7 +203,8 @@ void Membership::Unconnected(const ConnectFailed& event, absl::Time now) {
   }
   const RankId by = *member->rank;
   const size_t before = accusations_.size();
-  for (const RankId of : event.unreached) {
+  const std::set<RankId> unreached(event.unreached.begin(), event.unreached.end());
+  for (const RankId of : unreached) {
     if (of.value() < 0 || of.value() >= roster_.world_size() || of == by) continue;
     if (MemberAt(of) != nullptr) accusations_.push_back({by, of});
   }
@@ -226,21 +230,36 @@ std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>&
              placement_->CheckWithout(all).ok();
     });
   }
+  const bool needed = out.empty();
+  if (needed) out = LeaveOut(accusations_, joined, [](absl::Span<const RankId>) { return true; });
   EpochEnd end{"", accused_why_, accused_at_, accused_at_};
-  for (const RankId rank : out) {
-    Member& member = *roster_.At(rank);
-    const bool again = member.retry_after > absl::ZeroDuration() &&
-                       now - member.retry_at < 2 * kLongestLeave;
-    member.retry_after = again ? std::min(3 * member.retry_after, kLongestLeave) : kShortestLeave;
-    member.retry_at = now + member.retry_after;
-    member.left_out = true;
-    member.asked = absl::InfiniteFuture();
-    AppendName(end.who, roster_.Describe(member.id));
-  }
-  if (out.empty()) end.who = roster_.Describe(roster_.At(accusations_.front().by)->id);
   EndEpoch();
+  for (const RankId rank : out) {
+    AppendName(end.who, roster_.Describe(roster_.At(rank)->id));
+    KeepOut(*roster_.At(rank), needed, now, commands);
+  }
   Follow(now, commands);
   return end;
+}
+
+void Membership::KeepOut(Member& member, bool needed, absl::Time now,
+                         std::vector<Command>& commands) {
+  member.asked = absl::InfiniteFuture();
+  const bool again = member.retry_after > absl::ZeroDuration() &&
+                     now - member.retry_at < 2 * kLongestLeave;
+  if ((again || needed) && !member.rank_fixed && roster_.has_standby()) {
+    commands.push_back(EvictWorker{
+        member.id, absl::UnavailableError("others cannot reach it, or it them: another worker, which "
+                                          "stands by, takes its rank")});
+    roster_.Remove(member.id);
+    return;
+  }
+  member.left_out = !needed;  // else it tries again with all others
+  // One that was needed before its leave was over has not had its try: the leave goes on.
+  if (needed || now < member.retry_at) return;
+  const absl::Duration shortest = kShortestLeave + roster_.world_size() * kConnectTimePerRank;
+  member.retry_after = again ? std::min(3 * member.retry_after, kLongestLeave) : shortest;
+  member.retry_at = now + member.retry_after;
 }
 
 void Membership::Raise(absl::Time now, std::vector<Command>& commands) {
@@ -329,7 +348,7 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   // Also under a coordinator that is younger than its workers, epochs only grow.
   epoch_ = std::max(epoch_, first);
   announced_ = true;
-  announced_at_ = now;
+  if (std::exchange(begun_, false)) connecting_since_ = now;
   for (const std::optional<WorkerId>& worker : *members) {
     if (!worker.has_value()) continue;
     Member& member = *roster_.Find(*worker);

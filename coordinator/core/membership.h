@@ -82,7 +82,8 @@ class Membership {
   absl::Time entrants_since() const { return entrants_since_; }  // the last one
   // The unit is formed and its next epoch waits for nobody to come: members are connecting.
   bool connecting() const { return formed_ && announced_ && unready_ > 0; }
-  absl::Time announced_at() const { return announced_at_; }  // the epoch
+  // Since when there is no epoch whose members are all ready: the announcement of the first one then.
+  absl::Time connecting_since() const { return connecting_since_; }
   // Which expert has no holder; empty if none lacks one, or the unit is not formed yet.
   const std::string& paused() const { return paused_; }
   // Who holds what when nobody is absent; null until all workers of the first epoch are known.
@@ -100,6 +101,9 @@ class Membership {
   // Whether the epoch, or what is left of the last one, ends with this member.
   bool CountsFor(const Member& member) const;
   std::vector<RankId> AbsentRanks() const;
+  // Leaves out one that is in the way; if a standby is there to take its rank, and it was left out
+  // before or nobody can do without the rank, it loses that.
+  void KeepOut(Member& member, bool needed, absl::Time now, std::vector<Command>& commands);
   // Who was left out for long enough may enter again: true if there is one. Adds those that have said
   // nothing since they were asked to connect: they hang.
   bool EndLeaves(absl::Time now, std::vector<Eviction>& out);
@@ -124,7 +128,8 @@ class Membership {
   Epoch epoch_;
   bool formed_ = false;
   bool announced_ = false;  // `epoch_` was, and is not over
-  absl::Time announced_at_;
+  bool begun_ = true;  // the epoch announced last: all its members were ready
+  absl::Time connecting_since_;
   int unready_ = 0;         // members of the announced epoch not ready
   std::vector<Accusation> accusations_;  // of the announced epoch
   int accusers_ = 0;

@@ -15,8 +15,17 @@ class RecoveryLog {
  public:
   static constexpr size_t kKept = 8;
 
-  // A new one; the oldest of too many is dropped.
+  // A new one; the oldest of too many is dropped. Epochs in which members tried in vain to connect, one
+  // after the other, are one change.
   void Begin(Recovery recovery) {
+    if (!recoveries_.empty() && recovery.cause == Recovery::Cause::kConnect) {
+      Recovery& last = recoveries_.back();
+      if (last.cause == Recovery::Cause::kConnect && last.fenced == absl::InfiniteFuture() &&
+          last.who == recovery.who) {
+        last.epoch = recovery.epoch;
+        return;
+      }
+    }
     if (recoveries_.size() == kKept) recoveries_.erase(recoveries_.begin());
     recoveries_.push_back(std::move(recovery));
     resumed_ = false;

@@ -109,6 +109,11 @@ std::optional<RankId> Roster::MostNeededRank(absl::string_view host) const {
   return best;
 }
 
+bool Roster::has_standby() const {
+  return std::any_of(members_.begin(), members_.end(),
+                     [](const auto& member) { return !member.second.rank.has_value(); });
+}
+
 bool Roster::Remove(WorkerId worker) {
   const auto it = members_.find(worker);
   if (it == members_.end()) return false;

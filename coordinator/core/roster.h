@@ -60,6 +60,7 @@ class Roster {
   // aside a worker that was not told its rank yet. Errors say why it is refused: InvalidArgument,
   // AlreadyExists (a fixed rank is taken), ResourceExhausted. Requires that it is not here.
   absl::Status Add(const WorkerJoined& event, absl::Time now);
+  bool has_standby() const;
   // Takes it out; a standby gets its rank, in the order of joining. False: it was not here.
   bool Remove(WorkerId worker);
 

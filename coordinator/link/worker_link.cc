@@ -227,8 +227,9 @@ absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
     return absl::FailedPreconditionError(absl::StrCat(
         "worker refused: it has ", hello.cache_blocks(), " cache blocks, want at least 1"));
   }
+  // Not for good: the worker begins anew, and brings none along then.
   if (hello.last_epoch() < 0 || hello.last_epoch() - epoch_.value() > kLargestLead) {
-    return absl::InvalidArgumentError(absl::StrCat("worker refused: its last epoch is ",
+    return absl::OutOfRangeError(absl::StrCat("worker refused: its last epoch is ",
                                                    hello.last_epoch(), ", the cluster's is ",
                                                    epoch_.value()));
   }

@@ -150,7 +150,6 @@ class Auditor {
   bool over_ = true;                              // it was lost, or has not begun
   bool formed_ = false;                           // all ranks were ready once
   std::set<WorkerId> ready_;                      // for it
-  absl::Time announced_at_;                       // it was
   std::set<WorkerId> told_;                       // its first plan
   std::shared_ptr<const ExpertPlacement> full_placement_;
   std::optional<ExpertPlacement> placement_;  // of the epoch

@@ -14,7 +14,6 @@ void Auditor::BeginEpoch(const AssignRank& command) {
   if (command.epoch < epoch_) Problem("an old epoch was announced");
   if (formed_) ++counts_.epochs;
   epoch_ = command.epoch;
-  announced_at_ = now_;
   members_ = *command.members;
   size_ = static_cast<int>(members_.size() -
                            std::count(members_.begin(), members_.end(), std::nullopt));
@@ -226,8 +225,8 @@ void Auditor::CheckSnapshot(const ClusterSnapshot& snapshot) {
   }
   were_live_ = live_;
   if (snapshot.prefix_cache_hits > snapshot.prefix_cache_queries) Problem("more hits than queries");
-  const bool brief = now_ - announced_at_ < kBriefConnect;
-  if (snapshot.serving != (formed_ && !over_ && (serving() || brief))) {
+  const bool may_serve = formed_ && !over_;  // or is connecting, for a moment
+  if (snapshot.serving ? !may_serve : may_serve && serving()) {
     Problem("serving, or not, in the wrong moment");
   }
   if (snapshot.paused.empty() != (!formed_ || !over_)) Problem("paused in the wrong moment");

@@ -25,6 +25,9 @@ inline absl::Time SteadyNow() {
   return zero + counted();
 }
 
+// What a clock on the wall shows now for a time of SteadyNow, for people.
+inline absl::Time WallTime(absl::Time steady) { return steady + (absl::Now() - SteadyNow()); }
+
 // Where threads that hold an absl::Mutex wait until something holds, or a time of SteadyNow. Unlike
 // Mutex::Await it must be told of what has changed.
 class SteadyCondVar {

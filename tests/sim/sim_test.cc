@@ -89,7 +89,7 @@ TEST(Sim, AnyWorldComesToAGoodEnd) {
 
 // coordinator/sim/README.md says what each found.
 TEST(Sim, SeedsThatFoundBugsFindThemNoMore) {
-  for (const uint64_t seed : {69, 121, 131, 1823, 67, 294, 543, 823, 1530}) {
+  for (const uint64_t seed : {69, 121, 131, 1823, 67, 294, 543, 823, 1530, 203861, 204536}) {
     World world(seed, WorldOptions{});
     world.Run();
     EXPECT_TRUE(world.problems.empty()) << "seed " << seed << ": " << world.problems.front();

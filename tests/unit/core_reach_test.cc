@@ -95,12 +95,12 @@ TEST_F(CoreReach, WhomNobodyReachesIsLeftOutAndComesAgain) {
   // It enters again, cannot, and its next leave is three times as long.
   absl::Time begin = t.now;
   EXPECT_THAT(Wait(absl::Seconds(20)), Contains("assign w2 rank 1 epoch 4"));
-  EXPECT_EQ(t.now - begin, absl::Seconds(5));
+  EXPECT_EQ(t.now - begin, absl::Milliseconds(5050));  // 5 s, 10 ms per rank, and the next Tick
   EXPECT_EQ(t.Snapshot().recoveries.back().cause, Recovery::Cause::kEntry);
   LeaveOutTheSecond(4);
   begin = t.now;
   EXPECT_THAT(Wait(absl::Seconds(20)), Contains("assign w2 rank 1 epoch 6"));
-  EXPECT_EQ(t.now - begin, absl::Seconds(15));
+  EXPECT_EQ(t.now - begin, absl::Milliseconds(15150));
   for (const int w : {1, 2, 3, 4}) t.Ready(w, 6);
   EXPECT_EQ(t.Snapshot().workers[1].state, "serving");
   EXPECT_EQ(t.Snapshot().least_holders, 2);
@@ -178,7 +178,18 @@ TEST_F(CoreReachOneHolder, NobodyIsLeftOutWithoutWhomTheUnitWouldPause) {
   EXPECT_THAT(Wait(absl::Milliseconds(50)),
               ElementsAre("assign w1 rank 0 epoch 3", "assign w2 rank 1 epoch 3",
                           "assign w3 rank 2 epoch 3", "assign w4 rank 3 epoch 3"));
-  EXPECT_FALSE(t.Snapshot().workers.empty());
+  EXPECT_EQ(t.Snapshot().recoveries.back().who, "worker 2 (rank 1, pid 102 on host)");
+  // As often as it is in vain: one change, and no time of serving.
+  t.now += absl::Seconds(2);
+  for (int w = 1; w <= 4; ++w) t.Do(Heartbeat{WorkerId(w)});
+  Fail(1, 3, {1});
+  Fail(2, 3, {0});
+  t.Ready(3, 3);
+  t.Ready(4, 3);
+  EXPECT_THAT(Wait(absl::Milliseconds(50)), Contains("assign w1 rank 0 epoch 4"));
+  EXPECT_EQ(t.Snapshot().recoveries.size(), 2u);
+  EXPECT_EQ(t.Snapshot().recoveries.back().epoch, Epoch(4));
+  EXPECT_FALSE(t.Snapshot().serving);
 }
 
 TEST_F(CoreReach, WhoIsNeededComesBackBeforeItsLeaveIsOver) {
@@ -190,6 +201,42 @@ TEST_F(CoreReach, WhoIsNeededComesBackBeforeItsLeaveIsOver) {
   ASSERT_NE(other, workers.end());
   EXPECT_THAT(t.Do(WorkerLost{other->worker, "killed"}),
               Contains(StartsWith("assign w2 rank 1 epoch 4")));
+}
+
+TEST_F(CoreReach, AStandbyTakesTheRankOfWhomNobodyReachesTheSecondTime) {
+  t.Do(RequestCancelled{RequestId(1), std::nullopt});
+  t.Join(5);
+  LeaveOutTheSecond(2);
+  EXPECT_THAT(Wait(absl::Seconds(6)), Contains("assign w2 rank 1 epoch 4"));
+  Fail(1, 4, {1});
+  Fail(2, 4, {0, 2, 3});
+  Fail(3, 4, {1});
+  Fail(4, 4, {1});
+  const Lines lines = Wait(absl::Milliseconds(50));
+  EXPECT_THAT(lines, Contains(StartsWith("evict w2: UNAVAILABLE: others cannot reach it")));
+  EXPECT_THAT(lines, Contains("load w5 rank 1"));
+  EXPECT_THAT(lines, Contains("assign w1 rank 0 epoch 5 without 1"));
+}
+
+TEST_F(CoreReachOneHolder, AStandbyTakesARankThatIsNeededAtOnce) {
+  t.Join(5);
+  Fail(1, 2, {1});
+  Fail(3, 2, {1});
+  Fail(4, 2, {1});
+  Fail(2, 2, {0, 2, 3});
+  EXPECT_THAT(Wait(absl::Milliseconds(50)),
+              ElementsAre(StartsWith("evict w2: UNAVAILABLE"), "load w5 rank 1"));
+  EXPECT_THAT(t.Loaded(5), Contains("assign w5 rank 1 epoch 3"));
+}
+
+TEST(CoreReachFirst, AStandbyTakesARankThatKeepsTheUnitFromForming) {
+  Transcript t(Transcript::Small(2));
+  for (const int w : {1, 2, 3}) t.Join(w);
+  t.Do(ConnectFailed{WorkerId(1), Epoch(1), absl::UnavailableError("refused"), {RankId(1)}});
+  t.Do(ConnectFailed{WorkerId(2), Epoch(1), absl::UnavailableError("late"), {RankId(0)}});
+  EXPECT_THAT(t.TickAfter(absl::Milliseconds(50)),
+              ElementsAre(StartsWith("evict w2: UNAVAILABLE"), "assign w1 rank 0 epoch 2",
+                          "assign w3 rank 1 epoch 2"));
 }
 
 TEST(CoreReachFirst, TheFirstEpochIsTriedAgainWithAll) {

@@ -255,7 +255,7 @@ TEST_F(LinkTest, ALastEpochThatCannotBeIsRefusedAndNoneOfOurOwn) {
   for (const int64_t wrong : {int64_t{-1}, lead + 1, int64_t{1} << 62,
                               std::numeric_limits<int64_t>::max()}) {
     const absl::Status status = refusal(wrong);
-    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_EQ(status.code(), absl::StatusCode::kOutOfRange) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("its last epoch is ", wrong)));
   }
   proto::Hello hello = GoodHello();
@@ -269,7 +269,7 @@ TEST_F(LinkTest, ALastEpochThatCannotBeIsRefusedAndNoneOfOurOwn) {
   link_->Execute(command);
   ASSERT_TRUE(member->Receive(Soon()).ok());
   EXPECT_EQ(refusal(lead + 1), absl::OkStatus());  // it dials again
-  EXPECT_EQ(refusal(2 * lead + 2).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(refusal(2 * lead + 2).code(), absl::StatusCode::kOutOfRange);
 }
 
 TEST_F(LinkTest, APlanArrivesAsItWasSent) {

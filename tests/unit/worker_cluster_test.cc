@@ -88,6 +88,7 @@ class ClusterTest : public ::testing::Test {
                              .model = "tiny",
                              .numerics = "",
                              .transport = "",
+                             .cluster = "",
                              .block_tokens = 16,
                              .max_batch_rows = 64,
                              .max_running = 8};

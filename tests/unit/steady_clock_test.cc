@@ -41,7 +41,7 @@ class SteadyClock : public testing::Test {
 };
 
 TEST_F(SteadyClock, BeginsWithTheTimeOfDay) {
-  EXPECT_GE(absl::Now(), kStart - absl::Milliseconds(1));
+  EXPECT_GE(absl::Now(), kStart - absl::Seconds(1));  // absl reads clocks of its own
   EXPECT_LT(absl::Now(), kStart + absl::Minutes(1));
 }
 

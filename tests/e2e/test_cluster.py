@@ -52,7 +52,7 @@ def test_text_does_not_depend_on_workers_or_transport(transport, workers, expect
 
 
 def test_what_a_cluster_counts_of_its_experts_plans_the_next_one(expected_texts, tmp_path):
-    """Three mixture layers of two workers count all rows, K experts each; the file is taken as it is."""
+    """Every mixture layer counts all rows, K experts each; the next cluster takes the file as it is."""
     with Serve() as cluster:
         assert texts(cluster.url) == expected_texts
         def counted():

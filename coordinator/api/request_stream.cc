@@ -307,24 +307,26 @@ Usage RequestStream::CountUsage() const {
   return usage;
 }
 
+// What is answered at once is counted before: who has the answer finds it in the metrics.
 void RequestStream::Complete() {
+  const bool any_length = std::any_of(choices_.begin(), choices_.end(), [](const Choice& choice) {
+    return choice.finish == FinishReason::kLength;
+  });
+  const char* const finish = any_length ? "length" : "stop";
   if (request_.stream) {
     if (head_.usage) Send(SseEvent(UsageChunkJson(head_, CountUsage())));
     Send(kSseDone);
     if (ended_) return;
     exchange_->Finish();
-  } else {
-    std::vector<ChoiceDelta> choices;
-    for (Choice& choice : choices_) choices.push_back(std::move(choice.gathered));
-    HttpResponse response;
-    response.headers = {{"x-request-id", request_id_}};
-    response.body = ResponseJson(head_, services_.model.tokenizer, choices, CountUsage());
-    exchange_->Respond(std::move(response));
+    return End(200, finish, "");
   }
-  const bool any_length = std::any_of(choices_.begin(), choices_.end(), [](const Choice& choice) {
-    return choice.finish == FinishReason::kLength;
-  });
-  End(200, any_length ? "length" : "stop", "");
+  std::vector<ChoiceDelta> choices;
+  for (Choice& choice : choices_) choices.push_back(std::move(choice.gathered));
+  HttpResponse response;
+  response.headers = {{"x-request-id", request_id_}};
+  response.body = ResponseJson(head_, services_.model.tokenizer, choices, CountUsage());
+  End(200, finish, "");
+  exchange_->Respond(std::move(response));
 }
 
 void RequestStream::Fail(const absl::Status& status, absl::Duration retry_after) {
@@ -336,12 +338,12 @@ void RequestStream::Fail(const absl::Status& status, absl::Duration retry_after)
     } else {
       exchange_->Cut(last);
     }
-  } else {
-    HttpResponse response = ErrorResponse(status, retry_after);
-    response.headers.emplace_back("x-request-id", request_id_);
-    exchange_->Respond(std::move(response));
+    return End(HttpStatusOf(status), "error", status.message());
   }
+  HttpResponse response = ErrorResponse(status, retry_after);
+  response.headers.emplace_back("x-request-id", request_id_);
   End(HttpStatusOf(status), "error", status.message());
+  exchange_->Respond(std::move(response));
 }
 
 void RequestStream::End(int status, absl::string_view finish, absl::string_view why) {

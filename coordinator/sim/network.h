@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What simulated workers see of each other: a Fabric and its Exchange over links that delay, break and are
-// cut off, with the real message headers and checks. Messages of one link keep their order; links do not
-// among each other. Nothing is taken out of a link when an epoch ends, as with MPI: what is old still
-// arrives, and must not be heard.
+// What lies between simulated workers: links that delay, break and are cut off. Messages of one link keep
+// their order; links do not among each other. Nothing is taken out of a link when an epoch ends, as with
+// MPI: what is old still arrives, and must not be heard.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +19,7 @@
 namespace shoal::sim {
 
 class Process;
+struct Node;
 
 struct NetworkOptions {
   absl::Duration least_delay = absl::Microseconds(10);  // one way
@@ -30,9 +30,6 @@ struct NetworkOptions {
   // How a dead peer is noticed: at once (its socket closes), or by nobody (its host is gone).
   int loud_deaths_percent = 80;
 };
-
-// One end of a transport, with all that is under way to it. The network owns it as long as the world lives.
-struct Node;
 
 class Network {
  public:
@@ -101,7 +98,7 @@ class Network {
   const NetworkOptions options_;
   Random random_;
   Timeline& timeline_;
-  std::vector<std::unique_ptr<Node>> nodes_;
+  std::vector<std::unique_ptr<Node>> nodes_;  // also of the dead: events may still speak of them
   std::map<std::string, Node*> endpoints_;
   std::vector<int> cut_off_;
   bool from_coordinator_ = false;

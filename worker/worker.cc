@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "comm/connect.h"
+#include "engine/base/connect_time.h"
 #include "engine/base/status_macros.h"
 #include "proto/cluster.pb.h"
 #include "spdlog/spdlog.h"
@@ -19,9 +20,6 @@ namespace shoal {
 namespace {
 
 constexpr int kProtocolVersion = 1;
-// To all peers, who may still have to finish the layer that they compute.
-constexpr absl::Duration kConnectTimeout = absl::Seconds(3);
-constexpr absl::Duration kConnectTimeoutPerRank = absl::Milliseconds(10);
 constexpr absl::Duration kMinBackoff = absl::Milliseconds(20);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(2);
 // Loading must not take the cores from those who serve meanwhile.
@@ -329,10 +327,9 @@ absl::Status Worker::TakeRank(RankId rank, int world_size) {
 }
 
 absl::Status Worker::Connect(CoordinatorLink& link, const std::vector<std::string>& endpoints) {
-  const auto world = static_cast<int64_t>(endpoints.size());
   absl::StatusOr<Exchange*> exchange = fabric_->Connect(
       epoch_, rank_, endpoints,
-      environment_.Now() + kConnectTimeout + world * kConnectTimeoutPerRank);
+      environment_.Now() + ConnectTime(static_cast<int64_t>(endpoints.size())));
   if (!exchange.ok()) {
     const absl::Status& why = exchange.status();
     spdlog::log(absl::IsAborted(why) ? spdlog::level::info : spdlog::level::warn,

@@ -8,6 +8,10 @@
 namespace shoal {
 namespace {
 
+// After the first accusation, for the others to come: both ends of a link that is cut wait equally
+// long.
+constexpr absl::Duration kGrace = absl::Milliseconds(300);
+
 // A search through all there is would take too long in a large unit where nothing will do.
 constexpr int kMostDeadEnds = 100;
 
@@ -96,6 +100,25 @@ class Search {
 };
 
 }  // namespace
+
+void Accusations::Add(RankId by, absl::Span<const RankId> unreached, const absl::Status& why,
+                      absl::Time now) {
+  if (accusers_++ == 0) {
+    since_ = now;
+    why_ = std::string(why.message());
+  }
+  for (const RankId of : unreached) all_.push_back({by, of});
+  if (unreached.empty()) all_.push_back({by, by});
+}
+
+void Accusations::Clear() {
+  all_.clear();
+  accusers_ = 0;
+}
+
+bool Accusations::Complete(int unready, absl::Time now) const {
+  return accusers_ > 0 && (accusers_ == unready || now - since_ >= kGrace);
+}
 
 std::vector<RankId> LeaveOut(absl::Span<const Accusation> accusations,
                              absl::Span<const int64_t> joined,

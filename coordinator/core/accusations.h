@@ -3,9 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "engine/base/ids.h"
 
@@ -16,6 +19,28 @@ struct Accusation {
   RankId by;
   RankId of;
   bool operator==(const Accusation&) const = default;
+};
+
+// Of one epoch.
+class Accusations {
+ public:
+  // `by` has said that it cannot connect to these; to none of them: the fault is its own. Requires
+  // that it had not said so yet.
+  void Add(RankId by, absl::Span<const RankId> unreached, const absl::Status& why, absl::Time now);
+  void Clear();
+  // Somebody has said so, and whoever else is not ready has too, or has had time to.
+  bool Complete(int unready, absl::Time now) const;
+
+  absl::Span<const Accusation> all() const { return all_; }
+  // Of the first who said so.
+  const std::string& why() const { return why_; }
+  absl::Time since() const { return since_; }
+
+ private:
+  std::vector<Accusation> all_;
+  int accusers_ = 0;
+  std::string why_;
+  absl::Time since_;
 };
 
 // Ranks without whom no accusation is left and that the others can do without; none if no such ones

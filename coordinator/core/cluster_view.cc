@@ -39,7 +39,7 @@ WorkerSnapshot ViewWorker(const ServingState& state, const Membership& membershi
     view.state = "gone";
   } else if (!member.loaded) {
     view.state = "loading";
-  } else if (member.left_out) {
+  } else if (member.leave.ongoing()) {
     view.state = "left out";
   } else if (!state.serving || !member.in_epoch) {
     view.state = "joining";

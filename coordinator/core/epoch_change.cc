@@ -22,13 +22,13 @@ void WaitAgain(ServingState& state, Sequence& sequence) {
 bool IsLost(const RankBatch& rank, const Roster& roster) {
   if (!rank.present) return false;
   const Member* member = roster.Find(rank.worker);
-  return member == nullptr || member->left_out;
+  return member == nullptr || member->leave.ongoing();
 }
 
 // Left out, it lives if it has said that it cannot connect.
 bool IsDead(const RankBatch& rank, const Roster& roster) {
   const Member* member = roster.Find(rank.worker);
-  return member == nullptr || (member->left_out && !member->answered);
+  return member == nullptr || (member->leave.ongoing() && !member->answered);
 }
 
 // Results that will not come. Sequences that had left with their last row planned need it again.

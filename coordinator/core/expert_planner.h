@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Expert-parallel load balancing: loads -> replicas -> ranks, a pure function of a load matrix.
-//
-// `BalanceExperts` is the published algorithm (EPLB, https://github.com/deepseek-ai/EPLB) with its
-// ties decided: groups of experts are packed onto hosts, hot experts of a host are replicated,
-// replicas are packed onto the host's ranks. `PlanPlacement` is what the coordinator uses: that,
-// extended so that every expert has at least `holders` copies on different ranks, and on different
-// hosts where there are hosts to choose from.
+// Who holds which expert, a pure function of a load matrix: the published balance
+// (`expert_balance.h`), extended so that every expert has at least `holders` copies on different
+// ranks, and on different hosts where there are hosts to choose from.
 #pragma once
 
 #include <cstdint>
@@ -17,21 +13,6 @@
 #include "engine/config/expert_placement.h"
 
 namespace shoal {
-
-struct BalanceShape {
-  int physical = 0;  // slots in all; divisible by ranks
-  int groups = 1;    // n_group of the router; divides the number of experts
-  int nodes = 1;     // hosts; divides ranks
-  int ranks = 1;
-};
-
-// Loads of one layer [E] -> the logical expert in each physical slot [physical]; slot s belongs to
-// rank s / (physical / ranks). Hierarchical if `groups` is divisible by `nodes`, else as with one
-// group and one node. Sums in f32. Ties: heaviest first, equal ones by lowest index; the emptiest
-// pack with room, lowest index on a tie. Errors: InvalidArgument for shapes that do not divide or
-// fewer slots than experts.
-absl::StatusOr<std::vector<int>> BalanceExperts(absl::Span<const float> load,
-                                                const BalanceShape& shape);
 
 // Tokens per expert by layer, in any unit; no experts in dense layers.
 using ExpertLoad = std::vector<std::vector<float>>;
@@ -49,7 +30,7 @@ absl::Status CheckCopies(absl::Span<const int> n_routed_experts, int ranks, int 
                          int redundant_experts);
 
 struct PlacementRequest {
-  ExpertLoad load;
+  ExpertLoad load;                // of PlanUnit may be empty: all are equally hot
   std::vector<int> host_of_rank;  // by rank: an index of the host it runs on
   int holders = 1;                // least copies of each expert, on different ranks
   int redundant_experts = 0;      // further copies per layer, for the hottest
@@ -65,5 +46,10 @@ struct PlacementRequest {
 // decreasing places. Ties go to other experts and ranks in each layer. Errors: InvalidArgument
 // naming what cannot be met (more copies than ranks).
 absl::StatusOr<ExpertPlacement> PlanPlacement(const PlacementRequest& request);
+
+// What a unit begins with: what PlanPlacement gives, or contiguous shares where nothing but one
+// holder is asked for and no load is known. Errors: as PlanPlacement.
+absl::StatusOr<ExpertPlacement> PlanUnit(absl::Span<const int> n_routed_experts,
+                                         PlacementRequest request);
 
 }  // namespace shoal

@@ -8,21 +8,24 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "coordinator/core/expert_planner.h"
 #include "engine/base/check.h"
+#include "engine/base/connect_time.h"
 
 namespace shoal {
 namespace {
 
-// After the first accusation, for the others to come: both ends of a link that is cut wait equally long.
-constexpr absl::Duration kAccusationGrace = absl::Milliseconds(300);
-// A worker gives up connecting after three seconds and this per rank, and then says whom it does
-// not reach: before that nobody is to blame for not being ready.
-constexpr absl::Duration kConnectTime = absl::Seconds(4);
-constexpr absl::Duration kConnectTimePerRank = absl::Milliseconds(10);
-// Longer than connecting takes: who is left out has said by then that it cannot, or hangs.
-constexpr absl::Duration kShortestLeave = absl::Seconds(5);
-constexpr absl::Duration kLongestLeave = absl::Minutes(5);
+// After the time to connect, for word of it to come: before that nobody is to blame for not being
+// ready.
+constexpr absl::Duration kReportTime = absl::Seconds(1);
+
+PlacementRequest RequestFor(const CoreConfig& config) {
+  PlacementRequest request;
+  request.load = config.expert_load;
+  request.holders = config.holders;
+  request.redundant_experts = config.redundant_experts;
+  request.n_group = config.n_group;
+  return request;
+}
 
 void AppendName(std::string& names, const std::string& name) {
   absl::StrAppend(&names, names.empty() ? "" : ", ", name);
@@ -31,14 +34,10 @@ void AppendName(std::string& names, const std::string& name) {
 }  // namespace
 
 Membership::Membership(const CoreConfig& config)
-    : holders_(config.holders),
-      redundant_experts_(config.redundant_experts),
-      n_routed_experts_(config.n_routed_experts),
-      n_group_(config.n_group),
-      expert_load_(config.expert_load),
+    : n_routed_experts_(config.n_routed_experts),
+      placement_request_(RequestFor(config)),
       heartbeat_timeout_(config.heartbeat_timeout),
-      connect_timeout_(
-          std::max(config.step_timeout, kConnectTime + config.workers * kConnectTimePerRank)),
+      connect_timeout_(std::max(config.step_timeout, ConnectTime(config.workers) + kReportTime)),
       loading_timeout_(config.loading_timeout),
       placement_(config.placement),
       roster_(config.workers) {
@@ -112,9 +111,9 @@ std::optional<EpochEnd> Membership::Tick(absl::Time now, std::vector<Command>& c
 bool Membership::EndLeaves(absl::Time now, std::vector<Eviction>& out) {
   bool ended = false;
   for (auto& [id, member] : roster_.members()) {
-    if (!member.left_out || now < member.retry_at) continue;
+    if (!member.leave.Over(now)) continue;
     if (member.answered) {
-      member.left_out = false;
+      member.leave.End();
       ended = true;
     } else {
       out.push_back({id, absl::DeadlineExceededError(
@@ -197,25 +196,17 @@ void Membership::Unconnected(const ConnectFailed& event, absl::Time now) {
     return;
   }
   member->asked = absl::InfiniteFuture();
-  if (accusers_++ == 0) {
-    accused_at_ = now;
-    accused_why_ = std::string(event.why.message());
-  }
-  const RankId by = *member->rank;
-  const size_t before = accusations_.size();
   const std::set<RankId> unreached(event.unreached.begin(), event.unreached.end());
-  for (const RankId of : unreached) {
-    if (of.value() < 0 || of.value() >= roster_.world_size() || of == by) continue;
-    if (MemberAt(of) != nullptr) accusations_.push_back({by, of});
+  std::vector<RankId> members;
+  for (const RankId rank : unreached) {
+    const bool known = rank.value() >= 0 && rank.value() < roster_.world_size();
+    if (known && rank != *member->rank && MemberAt(rank) != nullptr) members.push_back(rank);
   }
-  if (accusations_.size() == before) accusations_.push_back({by, by});
+  accusations_.Add(*member->rank, members, event.why, now);
 }
 
 std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>& commands) {
-  const bool all_answered = accusers_ == unready_;
-  if (accusers_ == 0 || (!all_answered && now - accused_at_ < kAccusationGrace)) {
-    return std::nullopt;
-  }
+  if (!accusations_.Complete(unready_, now)) return std::nullopt;
   std::vector<int64_t> joined(roster_.world_size());
   for (int r = 0; r < roster_.world_size(); ++r) {
     if (const Member* member = roster_.At(RankId(r))) joined[r] = member->id.value();
@@ -223,7 +214,7 @@ std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>&
   std::vector<RankId> out;
   if (formed_) {
     const std::vector<RankId> absent = AbsentRanks();
-    out = LeaveOut(accusations_, joined, [&](absl::Span<const RankId> ranks) {
+    out = LeaveOut(accusations_.all(), joined, [&](absl::Span<const RankId> ranks) {
       std::vector<RankId> all = absent;
       all.insert(all.end(), ranks.begin(), ranks.end());
       return static_cast<int>(all.size()) < roster_.world_size() &&
@@ -231,8 +222,10 @@ std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>&
     });
   }
   const bool needed = out.empty();
-  if (needed) out = LeaveOut(accusations_, joined, [](absl::Span<const RankId>) { return true; });
-  EpochEnd end{"", accused_why_, accused_at_, accused_at_};
+  if (needed) {
+    out = LeaveOut(accusations_.all(), joined, [](absl::Span<const RankId>) { return true; });
+  }
+  EpochEnd end{"", accusations_.why(), accusations_.since(), accusations_.since()};
   EndEpoch();
   for (const RankId rank : out) {
     AppendName(end.who, roster_.Describe(roster_.At(rank)->id));
@@ -245,21 +238,17 @@ std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>&
 void Membership::KeepOut(Member& member, bool needed, absl::Time now,
                          std::vector<Command>& commands) {
   member.asked = absl::InfiniteFuture();
-  const bool again = member.retry_after > absl::ZeroDuration() &&
-                     now - member.retry_at < 2 * kLongestLeave;
-  if ((again || needed) && !member.rank_fixed && roster_.has_standby()) {
+  const bool replaceable = !member.rank_fixed && roster_.has_standby();
+  if (replaceable && (needed || member.leave.IsRecent(now))) {
     commands.push_back(EvictWorker{
-        member.id, absl::UnavailableError("others cannot reach it, or it them: another worker, which "
-                                          "stands by, takes its rank")});
+        member.id,
+        absl::UnavailableError("others cannot reach it, or it them: another worker, which "
+                               "stands by, takes its rank")});
     roster_.Remove(member.id);
     return;
   }
-  member.left_out = !needed;  // else it tries again with all others
-  // One that was needed before its leave was over has not had its try: the leave goes on.
-  if (needed || now < member.retry_at) return;
-  const absl::Duration shortest = kShortestLeave + roster_.world_size() * kConnectTimePerRank;
-  member.retry_after = again ? std::min(3 * member.retry_after, kLongestLeave) : shortest;
-  member.retry_at = now + member.retry_after;
+  if (!needed)
+    member.leave.Begin(roster_.world_size(), now);  // else it tries again with all others
 }
 
 void Membership::Raise(absl::Time now, std::vector<Command>& commands) {
@@ -268,7 +257,7 @@ void Membership::Raise(absl::Time now, std::vector<Command>& commands) {
 }
 
 bool Membership::CountsFor(const Member& member) const {
-  return announced_ ? member.in_epoch : formed_ && member.loaded && !member.left_out;
+  return announced_ ? member.in_epoch : formed_ && member.loaded && !member.leave.ongoing();
 }
 
 void Membership::EndEpoch() {
@@ -276,8 +265,7 @@ void Membership::EndEpoch() {
   announced_ = false;
   epoch_ = epoch_.Next();
   unready_ = 0;
-  accusations_.clear();
-  accusers_ = 0;
+  accusations_.Clear();
   for (auto& [id, member] : roster_.members()) {
     member.in_epoch = false;
     member.ready = false;
@@ -296,7 +284,7 @@ void Membership::Follow(absl::Time now, std::vector<Command>& commands) {
   if (!announced_) Announce(now, commands);
   std::string entrants;
   for (const auto& [id, member] : roster_.members()) {
-    if (announced_ && member.loaded && !member.in_epoch && !member.left_out) {
+    if (announced_ && member.loaded && !member.in_epoch && !member.leave.ongoing()) {
       AppendName(entrants, roster_.Describe(id));
     }
   }
@@ -309,7 +297,7 @@ std::vector<RankId> Membership::AbsentRanks() const {
   std::vector<RankId> absent;
   for (int r = 0; r < roster_.world_size(); ++r) {
     const Member* member = roster_.At(RankId(r));
-    if (member == nullptr || member->left_out || (formed_ && !member->loaded)) {
+    if (member == nullptr || member->leave.ongoing() || (formed_ && !member->loaded)) {
       absent.push_back(RankId(r));
     }
   }
@@ -321,7 +309,7 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   if (!formed_ && !absent.empty()) return;
   if (placement_ != nullptr && !placement_->CheckWithout(absent).ok()) {
     // Perhaps those left out can be reached by now: nothing is lost by trying.
-    for (auto& [id, member] : roster_.members()) member.left_out = false;
+    for (auto& [id, member] : roster_.members()) member.leave.End();
     absent = AbsentRanks();
   }
   if (static_cast<int>(absent.size()) == roster_.world_size()) {
@@ -377,19 +365,8 @@ std::vector<int> Membership::Hosts() const {
 }
 
 void Membership::PlanExperts() {
-  if (holders_ == 1 && redundant_experts_ == 0 && expert_load_.empty()) {
-    auto contiguous = ExpertPlacement::Contiguous(roster_.world_size(), n_routed_experts_);
-    SHOAL_CHECK(contiguous.ok());  // by Validate
-    placement_ = std::make_shared<const ExpertPlacement>(*std::move(contiguous));
-    return;
-  }
-  PlacementRequest request;
-  request.holders = holders_;
-  request.redundant_experts = redundant_experts_;
-  request.n_group = n_group_;
-  request.load = expert_load_.empty() ? EqualLoad(n_routed_experts_) : expert_load_;
-  request.host_of_rank = Hosts();
-  auto planned = PlanPlacement(request);
+  placement_request_.host_of_rank = Hosts();
+  auto planned = PlanUnit(n_routed_experts_, placement_request_);
   SHOAL_CHECK(planned.ok());  // by Validate
   placement_ = std::make_shared<const ExpertPlacement>(*std::move(planned));
 }

@@ -21,6 +21,7 @@
 #include "coordinator/core/accusations.h"
 #include "coordinator/core/core.h"
 #include "coordinator/core/events.h"
+#include "coordinator/core/expert_planner.h"
 #include "coordinator/core/redundancy.h"
 #include "coordinator/core/roster.h"
 
@@ -115,11 +116,8 @@ class Membership {
   // Adds those that have not done in time what they were asked.
   void BlameOverdue(absl::Time now, std::vector<Eviction>& out);
 
-  const int holders_;
-  const int redundant_experts_;
   const std::vector<int> n_routed_experts_;
-  const int n_group_;
-  const std::vector<std::vector<float>> expert_load_;
+  PlacementRequest placement_request_;  // hosts are known when it is planned
   const absl::Duration heartbeat_timeout_;
   const absl::Duration connect_timeout_;  // from AssignRank to WorkerReady, with weights in place
   const absl::Duration loading_timeout_;
@@ -128,13 +126,10 @@ class Membership {
   Epoch epoch_;
   bool formed_ = false;
   bool announced_ = false;  // `epoch_` was, and is not over
-  bool begun_ = true;  // the epoch announced last: all its members were ready
+  bool begun_ = true;       // the epoch announced last: all its members were ready
   absl::Time connecting_since_;
   int unready_ = 0;         // members of the announced epoch not ready
-  std::vector<Accusation> accusations_;  // of the announced epoch
-  int accusers_ = 0;
-  absl::Time accused_at_;                // the first of them
-  std::string accused_why_;
+  Accusations accusations_;  // of the announced epoch
   std::string entrants_;
   absl::Time entrants_since_;
   std::string paused_;

@@ -15,6 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "coordinator/core/events.h"
+#include "coordinator/core/leave.h"
 #include "engine/config/expert_placement.h"
 
 namespace shoal {
@@ -36,10 +37,7 @@ struct Member {
   // When it was asked for what it has not answered yet: to load, or to become ready for an epoch.
   absl::Time asked = absl::InfiniteFuture();
 
-  // Others could not connect to it, or it to them: out of all epochs until then, the next time longer.
-  bool left_out = false;
-  absl::Time retry_at;
-  absl::Duration retry_after;
+  Leave leave;  // others could not connect to it, or it to them
 
   absl::Time last_heard;
   absl::Time silent_since = absl::InfiniteFuture();  // the first Tick that found it overdue
@@ -56,9 +54,9 @@ class Roster {
   }
 
   // Takes a worker in, with a rank if one is free: the one it wants, else the one that is needed
-  // most. A wish moves
-  // aside a worker that was not told its rank yet. Errors say why it is refused: InvalidArgument,
-  // AlreadyExists (a fixed rank is taken), ResourceExhausted. Requires that it is not here.
+  // most. A wish moves aside a worker that was not told its rank yet. Errors say why it is refused:
+  // InvalidArgument, AlreadyExists (a fixed rank is taken), ResourceExhausted. Requires that it is
+  // not here.
   absl::Status Add(const WorkerJoined& event, absl::Time now);
   bool has_standby() const;
   // Takes it out; a standby gets its rank, in the order of joining. False: it was not here.

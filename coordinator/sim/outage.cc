@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "coordinator/sim/random.h"
 #include "coordinator/sim/world.h"
+#include "engine/base/connect_time.h"
 #include "spdlog/spdlog.h"
 
 namespace shoal::sim {
@@ -19,16 +20,14 @@ constexpr int kRequestsAtOnce = 4;
 // What the longest pause of an outage is made of. Silence of a heart is found sooner.
 constexpr absl::Duration kReportGrace =
     absl::Seconds(1);  // after the step's timeout, for who reports none
-constexpr absl::Duration kConnect = absl::Seconds(3);  // workers give up connecting to a peer
-constexpr absl::Duration kConnectPerRank = absl::Milliseconds(10);
 constexpr absl::Duration kAccusationGrace = absl::Milliseconds(300);
 constexpr absl::Duration kTicks =
     absl::Milliseconds(200);  // of the coordinator's clock, and its heart's
 constexpr absl::Duration kGoingOn = absl::Seconds(2);  // the epoch's connects, and its first steps
 absl::Duration LongestPause(Outage outage, const CoreConfig& core) {
   if (outage == Outage::kProcessStops) return core.heartbeat_timeout + kTicks + kGoingOn;
-  return core.step_timeout + kReportGrace + kConnect + core.workers * kConnectPerRank +
-         kAccusationGrace + kTicks + kGoingOn;
+  return core.step_timeout + kReportGrace + ConnectTime(core.workers) + kAccusationGrace + kTicks +
+         kGoingOn;
 }
 // The unit was whole before; faults have ended: so soon it is again. The longest leave that began
 // before, the third one, and a try.

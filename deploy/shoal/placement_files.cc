@@ -2,6 +2,7 @@
 #include "deploy/shoal/placement_files.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,17 +32,13 @@ absl::Status CheckHolders(const ShoalConfig& config, const ExpertPlacement& plac
 // What the core would plan if all workers were on one host.
 absl::StatusOr<ExpertPlacement> PlanForOneHost(const ShoalConfig& config, const ModelConfig& model,
                                                const ExpertLoad& load) {
-  const std::vector<int> experts = model.RoutedExperts();
-  if (config.holders == 1 && config.redundant_experts == 0 && load.empty()) {
-    return ExpertPlacement::Contiguous(config.workers, experts);
-  }
   PlacementRequest request;
-  request.load = load.empty() ? EqualLoad(experts) : load;
+  request.load = load;
   request.host_of_rank.assign(config.workers, 0);
   request.holders = config.holders;
   request.redundant_experts = config.redundant_experts;
   request.n_group = model.ExpertGroups();
-  return PlanPlacement(request);
+  return PlanUnit(model.RoutedExperts(), std::move(request));
 }
 
 // {"load": [[tokens per expert], ...]}

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/core/expert_balance.h"
 #include "coordinator/core/expert_planner.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

@@ -218,10 +218,10 @@ class ApiServer::State : public HttpHandler {
     return response;
   }
 
-  // Why no new request can be taken now; OK if one can. While the cluster is paused they wait.
+  // Why no new request can be taken now; OK if one can. Once the cluster has served, they wait.
   absl::Status CanTake(const ClusterSnapshot& cluster) const {
     if (table_.closed()) return DrainingError();
-    if (!cluster.serving && cluster.paused.empty()) {
+    if (!cluster.formed) {
       return absl::UnavailableError("the cluster is not ready: workers are missing or loading");
     }
     return absl::OkStatus();

@@ -48,6 +48,21 @@ class Search {
     return FinishWithout({rank}) || FinishWithout(others);
   }
 
+  // What was added later may do for what was added first.
+  void TakeBackTheNeedless() {
+    std::vector<bool> is_out(joined_.size(), false);
+    for (const RankId rank : out) is_out[rank.value()] = true;
+    std::erase_if(out, [&](RankId rank) {
+      for (const size_t i : of_rank_[rank.value()]) {
+        const Accusation& accusation = accusations_[i];
+        const RankId other = accusation.by == rank ? accusation.of : accusation.by;
+        if (other == rank || !is_out[other.value()]) return false;
+      }
+      is_out[rank.value()] = false;
+      return true;
+    });
+  }
+
   std::vector<RankId> out;
 
  private:
@@ -125,6 +140,7 @@ std::vector<RankId> LeaveOut(absl::Span<const Accusation> accusations,
                              absl::FunctionRef<bool(absl::Span<const RankId>)> can_do_without) {
   Search search(accusations, joined, can_do_without);
   search.Finish();
+  search.TakeBackTheNeedless();
   return std::move(search.out);
 }
 

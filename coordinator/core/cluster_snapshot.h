@@ -107,9 +107,10 @@ struct ClusterSnapshot {
   int64_t generation_tokens = 0;
   int64_t steps = 0;
   BlockLifetimes block_lifetimes;  // of all ranks since the start
+  bool formed = false;  // all ranks were ready once: from then on requests are taken
   // Steps are computed; or will be as soon as the members of a new epoch are connected, and none has
   // tried that in vain for longer than kBriefConnect. False before the unit is formed, while it is paused, and
-  // when connecting takes longer: requests are taken and wait all the same.
+  // when connecting takes longer: requests wait then.
   bool serving = false;
   std::string paused;     // which expert has no live holder; empty: all have one
   int least_holders = 0;  // live holders of the expert that has the fewest

@@ -76,6 +76,7 @@ ClusterSnapshot ViewCluster(const ServingState& state, const Membership& members
   view.generation_tokens = counters.generation_tokens;
   view.steps = counters.steps;
   view.block_lifetimes = state.block_lifetimes;
+  view.formed = membership.formed();
   view.serving = state.serving ||
                  (membership.connecting() && now - membership.connecting_since() < kBriefConnect);
   view.paused = membership.paused();

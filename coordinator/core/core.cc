@@ -152,7 +152,7 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
   }
   const RankId rank = *member->rank;
   absl::Status status = event.status;
-  bool blames_others = BlamesOthers(status);
+  bool blames_others = !event.blamed.empty() || BlamesOthers(status);
   if (status.ok()) {
     const absl::StatusOr<bool> filed = FileResults(state_, rank, event);
     if (filed.ok()) {
@@ -160,7 +160,10 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
       waiting_.Add(rank, event);
       const StepId before = state_.last_committed;
       CommitSteps(state_, now, commands);
-      if (state_.last_committed != before) log_.Resumed(now);
+      if (state_.last_committed != before) {
+        membership_.Progressed();
+        log_.Resumed(now);
+      }
       return;
     }
     status = filed.status();
@@ -177,7 +180,7 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
       absl::StrAppend(&end.why, "; slowest of late was rank ", slowest->value());
     }
   }
-  membership_.Raise(now, commands);
+  membership_.StepFailed(rank, event.blamed, status, now, commands);
   membership_.Answered(event.worker, now);  // in the new epoch: its failure was an answer
   End(Recovery::Cause::kStep, end, now);
 }

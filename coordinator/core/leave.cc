@@ -11,6 +11,10 @@ namespace {
 // Beyond the time to connect: who is left out has said by the end that it cannot, or hangs.
 constexpr absl::Duration kBeyondConnectTime = absl::Seconds(2);
 constexpr absl::Duration kLongest = absl::Minutes(5);
+constexpr absl::Duration kSoon = absl::Seconds(30);  // after the rest, if there was one
+constexpr absl::Duration kFirstRest = absl::Seconds(1);
+constexpr absl::Duration kLongestRest = absl::Minutes(1);
+constexpr size_t kMostRemembered = 4096;
 
 }  // namespace
 
@@ -24,6 +28,36 @@ void Leave::Begin(int world_size, absl::Time now) {
   length_ = IsRecent(now) ? std::min(3 * length_, kLongest)
                           : ConnectTime(world_size) + kBeyondConnectTime;
   ends_ = now + length_;
+}
+
+void Leave::BeginRest(absl::Time ends) {
+  ongoing_ = true;
+  ends_ = std::max(ends_, ends);
+}
+
+bool Absences::IsForgotten(const Absence& absence, absl::Time now) {
+  return !absence.leave.IsRecent(now) && now - absence.rest_ends >= kSoon;
+}
+
+void Absences::Begin(const std::string& host, int64_t pid, const Leave& leave, bool served,
+                     absl::Time now) {
+  std::erase_if(absences_, [&](const auto& item) { return IsForgotten(item.second, now); });
+  if (absences_.size() >= kMostRemembered) return;
+  Absence& absence = absences_[{host, pid}];
+  absence.leave = leave;
+  if (!served) return;
+  absence.losses = now - absence.rest_ends < kSoon ? absence.losses + 1 : 1;
+  const int doublings = std::min(absence.losses - 2, 10);
+  absence.rest_ends = now + (doublings < 0 ? absl::ZeroDuration()
+                                           : std::min((1 << doublings) * kFirstRest, kLongestRest));
+}
+
+Leave Absences::End(const std::string& host, int64_t pid, absl::Time now) {
+  const auto found = absences_.find({host, pid});
+  if (found == absences_.end() || IsForgotten(found->second, now)) return Leave();
+  Leave leave = found->second.leave;
+  if (now < found->second.rest_ends) leave.BeginRest(found->second.rest_ends);
+  return leave;
 }
 
 }  // namespace shoal

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -17,6 +16,15 @@ namespace {
 // After the time to connect, for word of it to come: before that nobody is to blame for not being
 // ready.
 constexpr absl::Duration kReportTime = absl::Seconds(1);
+// So far apart are epochs that come to nothing announced: the first ones at once.
+constexpr int kVainAtOnce = 3;
+constexpr absl::Duration kFirstSpacing = absl::Milliseconds(100);
+constexpr absl::Duration kLongestSpacing = absl::Seconds(1);
+
+absl::Duration Spacing(int vain_epochs) {
+  if (vain_epochs < kVainAtOnce) return absl::ZeroDuration();
+  return std::min(kLongestSpacing, (1 << std::min(vain_epochs - kVainAtOnce, 10)) * kFirstSpacing);
+}
 
 PlacementRequest RequestFor(const CoreConfig& config) {
   PlacementRequest request;
@@ -60,7 +68,7 @@ std::optional<EpochEnd> Membership::Lost(WorkerId worker, const std::string& why
   const bool ends = CountsFor(*member);
   EpochEnd end{roster_.Describe(worker), why, member->last_heard,
                std::min(member->silent_since, now)};
-  roster_.Remove(worker);
+  roster_.Remove(worker, now);
   if (ends) EndEpoch();
   Follow(now, commands);
   if (!ends) return std::nullopt;
@@ -82,7 +90,7 @@ std::optional<EpochEnd> Membership::Evict(const std::vector<Eviction>& evictions
       AppendName(end->who, roster_.Describe(eviction.worker));
     }
     commands.push_back(EvictWorker{eviction.worker, eviction.why});
-    roster_.Remove(eviction.worker);
+    roster_.Remove(eviction.worker, now);
   }
   if (end.has_value()) EndEpoch();
   Follow(now, commands);
@@ -104,23 +112,8 @@ std::optional<EpochEnd> Membership::Tick(absl::Time now, std::vector<Command>& c
     }
   }
   BlameOverdue(now, out);
-  if (EndLeaves(now, out)) Follow(now, commands);
+  if (EndLeaves(now, out) || spacing_) Follow(now, commands);
   return Evict(out, now, commands);
-}
-
-bool Membership::EndLeaves(absl::Time now, std::vector<Eviction>& out) {
-  bool ended = false;
-  for (auto& [id, member] : roster_.members()) {
-    if (!member.leave.Over(now)) continue;
-    if (member.answered) {
-      member.leave.End();
-      ended = true;
-    } else {
-      out.push_back({id, absl::DeadlineExceededError(
-                             "beats, but has said nothing since it was asked to connect")});
-    }
-  }
-  return ended;
 }
 
 void Membership::BlameOverdue(absl::Time now, std::vector<Eviction>& out) {
@@ -174,6 +167,8 @@ bool Membership::Ready(WorkerId worker, Epoch epoch) {
   if (--unready_ > 0) return false;
   formed_ = true;
   begun_ = true;
+  vain_connects_ = 0;
+  unconnected_since_ = absl::InfiniteFuture();
   Recount();
   return true;
 }
@@ -186,69 +181,6 @@ bool Membership::Loaded(WorkerId worker, absl::Time now, std::vector<Command>& c
   member->asked = absl::InfiniteFuture();
   Follow(now, commands);
   return true;
-}
-
-void Membership::Unconnected(const ConnectFailed& event, absl::Time now) {
-  Member* member = roster_.Find(event.worker);
-  // It is asked once in an epoch: whoever has answered is not asked any more.
-  if (member == nullptr || !member->in_epoch || event.epoch != epoch_ ||
-      member->asked == absl::InfiniteFuture()) {
-    return;
-  }
-  member->asked = absl::InfiniteFuture();
-  const std::set<RankId> unreached(event.unreached.begin(), event.unreached.end());
-  std::vector<RankId> members;
-  for (const RankId rank : unreached) {
-    const bool known = rank.value() >= 0 && rank.value() < roster_.world_size();
-    if (known && rank != *member->rank && MemberAt(rank) != nullptr) members.push_back(rank);
-  }
-  accusations_.Add(*member->rank, members, event.why, now);
-}
-
-std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>& commands) {
-  if (!accusations_.Complete(unready_, now)) return std::nullopt;
-  std::vector<int64_t> joined(roster_.world_size());
-  for (int r = 0; r < roster_.world_size(); ++r) {
-    if (const Member* member = roster_.At(RankId(r))) joined[r] = member->id.value();
-  }
-  std::vector<RankId> out;
-  if (formed_) {
-    const std::vector<RankId> absent = AbsentRanks();
-    out = LeaveOut(accusations_.all(), joined, [&](absl::Span<const RankId> ranks) {
-      std::vector<RankId> all = absent;
-      all.insert(all.end(), ranks.begin(), ranks.end());
-      return static_cast<int>(all.size()) < roster_.world_size() &&
-             placement_->CheckWithout(all).ok();
-    });
-  }
-  const bool needed = out.empty();
-  if (needed) {
-    out = LeaveOut(accusations_.all(), joined, [](absl::Span<const RankId>) { return true; });
-  }
-  EpochEnd end{"", accusations_.why(), accusations_.since(), accusations_.since()};
-  EndEpoch();
-  for (const RankId rank : out) {
-    AppendName(end.who, roster_.Describe(roster_.At(rank)->id));
-    KeepOut(*roster_.At(rank), needed, now, commands);
-  }
-  Follow(now, commands);
-  return end;
-}
-
-void Membership::KeepOut(Member& member, bool needed, absl::Time now,
-                         std::vector<Command>& commands) {
-  member.asked = absl::InfiniteFuture();
-  const bool replaceable = !member.rank_fixed && roster_.has_standby();
-  if (replaceable && (needed || member.leave.IsRecent(now))) {
-    commands.push_back(EvictWorker{
-        member.id,
-        absl::UnavailableError("others cannot reach it, or it them: another worker, which "
-                               "stands by, takes its rank")});
-    roster_.Remove(member.id);
-    return;
-  }
-  if (!needed)
-    member.leave.Begin(roster_.world_size(), now);  // else it tries again with all others
 }
 
 void Membership::Raise(absl::Time now, std::vector<Command>& commands) {
@@ -281,6 +213,7 @@ void Membership::Follow(absl::Time now, std::vector<Command>& commands) {
       commands.push_back(LoadExperts{id, *member.rank, placement_});
     }
   }
+  spacing_ = false;
   if (!announced_) Announce(now, commands);
   std::string entrants;
   for (const auto& [id, member] : roster_.members()) {
@@ -304,27 +237,34 @@ std::vector<RankId> Membership::AbsentRanks() const {
   return absent;
 }
 
+void Membership::Wait(std::string why) {
+  paused_ = std::move(why);
+  for (auto& [id, member] : roster_.members()) {
+    if (!formed_ || member.loaded) member.asked = absl::InfiniteFuture();
+  }
+}
+
 void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   std::vector<RankId> absent = AbsentRanks();
-  if (!formed_ && !absent.empty()) return;
-  if (placement_ != nullptr && !placement_->CheckWithout(absent).ok()) {
+  if (!formed_ || (placement_ != nullptr && !placement_->CheckWithout(absent).ok())) {
     // Perhaps those left out can be reached by now: nothing is lost by trying.
     for (auto& [id, member] : roster_.members()) member.leave.End();
     absent = AbsentRanks();
   }
+  if (!formed_ && !absent.empty()) return Wait("");
   if (static_cast<int>(absent.size()) == roster_.world_size()) {
-    paused_ = "no worker holds its experts";
-    return;
+    return Wait("no worker holds its experts");
   }
   if (placement_ == nullptr) {
     PlanExperts();
     roster_.SetPlacement(placement_);
   }
   if (const absl::Status left = placement_->CheckWithout(absent); !left.ok()) {
-    paused_ = std::string(left.message());
-    return;
+    return Wait(std::string(left.message()));
   }
   paused_.clear();
+  spacing_ = now - announced_at_ < Spacing(std::max(vain_connects_, vain_steps_));
+  if (spacing_) return;
   auto members = std::make_shared<UnitMembers>(roster_.world_size());
   Epoch first;  // that all members can take part in
   for (int r = 0; r < roster_.world_size(); ++r) {
@@ -336,6 +276,9 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   // Also under a coordinator that is younger than its workers, epochs only grow.
   epoch_ = std::max(epoch_, first);
   announced_ = true;
+  announced_at_ = now;
+  if (members_ == nullptr || *members_ != *members) failed_steps_.Clear();
+  members_ = members;
   if (std::exchange(begun_, false)) connecting_since_ = now;
   for (const std::optional<WorkerId>& worker : *members) {
     if (!worker.has_value()) continue;

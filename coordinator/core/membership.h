@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "coordinator/core/accusations.h"
 #include "coordinator/core/core.h"
 #include "coordinator/core/events.h"
@@ -73,6 +74,13 @@ class Membership {
   std::optional<EpochEnd> Settle(absl::Time now, std::vector<Command>& commands);
   // Ends the epoch without a loss: all that have loaded are assigned anew, entrants with them.
   void Raise(absl::Time now, std::vector<Command>& commands);
+  // Ends the epoch because a step of the member at `by` failed, it says for these peers. After three
+  // such epochs without a step between that was committed, or two if they took long, whoever is in
+  // the way is left out: peers that connect and then hear nothing of each other.
+  void StepFailed(RankId by, absl::Span<const RankId> blamed, const absl::Status& why,
+                  absl::Time now, std::vector<Command>& commands);
+  // A step was committed: epochs come to something.
+  void Progressed();
 
   Epoch epoch() const { return epoch_; }
   // Every rank was ready once: from now on the unit goes on without some of them.
@@ -102,9 +110,23 @@ class Membership {
   // Whether the epoch, or what is left of the last one, ends with this member.
   bool CountsFor(const Member& member) const;
   std::vector<RankId> AbsentRanks() const;
-  // Leaves out one that is in the way; if a standby is there to take its rank, and it was left out
-  // before or nobody can do without the rank, it loses that.
-  void KeepOut(Member& member, bool needed, absl::Time now, std::vector<Command>& commands);
+  // Ranks of members without whom all others get on, of those that the unit can do without; if it
+  // needs them all, `needed` ones.
+  struct InTheWay {
+    std::vector<RankId> ranks;
+    bool needed = false;
+  };
+  InTheWay WhoIsInTheWay(absl::Span<const Accusation> accusations) const;
+  // Leaves them out; one that was left out before loses its rank if a standby is there to take it.
+  // Needed ones try again with all others; after a while standbys take their ranks, one at a time.
+  void KeepOut(const InTheWay& out, absl::Time now, std::vector<Command>& commands);
+  // A standby, which was not left out itself, takes its rank. False: there is none, or it must keep
+  // that rank.
+  bool Replace(Member& member, absl::Time now, std::vector<Command>& commands);
+  // The ranks of `named` that are members beside `by`, each once.
+  std::vector<RankId> OtherMembers(RankId by, absl::Span<const RankId> named) const;
+  // There is no epoch to announce: nobody is asked for anything but to load.
+  void Wait(std::string why);
   // Who was left out for long enough may enter again: true if there is one. Adds those that have said
   // nothing since they were asked to connect: they hang.
   bool EndLeaves(absl::Time now, std::vector<Eviction>& out);
@@ -128,8 +150,15 @@ class Membership {
   bool announced_ = false;  // `epoch_` was, and is not over
   bool begun_ = true;       // the epoch announced last: all its members were ready
   absl::Time connecting_since_;
+  absl::Time announced_at_ = absl::InfinitePast();  // the last epoch
+  int vain_connects_ = 0;   // epochs in a row that were not connected
+  int vain_steps_ = 0;      // epochs in a row that a failed step ended before any was committed
+  bool spacing_ = false;    // the next one could be announced, but so many were in vain
+  absl::Time unconnected_since_ = absl::InfiniteFuture();  // since then epochs are not connected
   int unready_ = 0;         // members of the announced epoch not ready
-  Accusations accusations_;  // of the announced epoch
+  Accusations accusations_;   // of the announced epoch: who is not connected
+  std::shared_ptr<const UnitMembers> members_;  // of the epoch announced last
+  Accusations failed_steps_;  // of epochs in a row with these members
   std::string entrants_;
   absl::Time entrants_since_;
   std::string paused_;

@@ -41,6 +41,7 @@ absl::Status Roster::Add(const WorkerJoined& event, absl::Time now) {
   member.cache_blocks = std::min(event.cache_blocks, kMaxBlocks);
   member.last_epoch = event.last_epoch;
   member.last_heard = now;
+  member.leave = absences_.End(event.host, event.pid, now);
   member.rank_fixed = event.rank_fixed && event.wanted_rank.has_value();
   if (!GiveRank(member, event.wanted_rank)) {
     const std::string holder = Describe(*ranks_[event.wanted_rank->value()]);
@@ -109,24 +110,29 @@ std::optional<RankId> Roster::MostNeededRank(absl::string_view host) const {
   return best;
 }
 
-bool Roster::has_standby() const {
-  return std::any_of(members_.begin(), members_.end(),
-                     [](const auto& member) { return !member.second.rank.has_value(); });
+bool Roster::HasStandby(absl::Time now) const {
+  return std::any_of(members_.begin(), members_.end(), [&](const auto& member) {
+    return !member.second.rank.has_value() && !member.second.leave.IsRecent(now);
+  });
 }
 
-bool Roster::Remove(WorkerId worker) {
+bool Roster::Remove(WorkerId worker, absl::Time now) {
   const auto it = members_.find(worker);
   if (it == members_.end()) return false;
-  const std::optional<RankId> rank = it->second.rank;
+  const Member& gone = it->second;
+  absences_.Begin(gone.host, gone.pid, gone.leave, gone.loaded, now);
+  const std::optional<RankId> rank = gone.rank;
   members_.erase(it);
   if (!rank.has_value()) return true;
   ranks_[rank->value()].reset();
+  Member* successor = nullptr;
   for (auto& [id, standby] : members_) {
     // One that insisted on a rank has it: no standby does.
     if (standby.rank.has_value()) continue;
-    GiveRank(standby, std::nullopt);
-    break;
+    if (successor == nullptr || !standby.leave.IsRecent(now)) successor = &standby;
+    if (!successor->leave.IsRecent(now)) break;
   }
+  if (successor != nullptr) GiveRank(*successor, std::nullopt);
   return true;
 }
 

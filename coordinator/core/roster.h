@@ -58,9 +58,11 @@ class Roster {
   // InvalidArgument, AlreadyExists (a fixed rank is taken), ResourceExhausted. Requires that it is
   // not here.
   absl::Status Add(const WorkerJoined& event, absl::Time now);
-  bool has_standby() const;
-  // Takes it out; a standby gets its rank, in the order of joining. False: it was not here.
-  bool Remove(WorkerId worker);
+  // One that was not left out lately.
+  bool HasStandby(absl::Time now) const;
+  // Takes it out; a standby gets its rank, in the order of joining, those that were left out lately
+  // last. False: it was not here.
+  bool Remove(WorkerId worker, absl::Time now);
 
   // Null for strangers; null for a rank that nobody holds.
   Member* Find(WorkerId worker);
@@ -89,6 +91,7 @@ class Roster {
   std::vector<std::optional<WorkerId>> ranks_;
   std::vector<std::optional<Member>> last_known_;  // by rank
   std::shared_ptr<const ExpertPlacement> placement_;
+  Absences absences_;
 };
 
 }  // namespace shoal

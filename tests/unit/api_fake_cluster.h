@@ -46,6 +46,7 @@ class FakeCluster : public ClusterPort {
     absl::MutexLock lock(&mutex_);
     ClusterSnapshot snapshot;
     snapshot.epoch = Epoch(3);
+    snapshot.formed = formed;
     snapshot.serving = serving;
     snapshot.paused = paused;
     snapshot.least_holders = 2;
@@ -74,6 +75,7 @@ class FakeCluster : public ClusterPort {
 
   // What the test turns; hold the mutex.
   absl::Mutex mutex_;
+  bool formed = true;
   bool serving = true;
   std::string paused;
   bool full = false;               // Post says no

@@ -306,11 +306,11 @@ TEST_F(ApiServerTest, CancelsWhenTheClientGoes) {
 
 TEST_F(ApiServerTest, RefusesWhenFull) {
   Start();
-  auto set = [&](bool full, size_t max_running, bool serving) {
+  auto set = [&](bool full, size_t max_running, bool formed) {
     absl::MutexLock lock(&cluster_->mutex_);
     cluster_->full = full;
     cluster_->max_running = max_running;
-    cluster_->serving = serving;
+    cluster_->formed = cluster_->serving = formed;
   };
   set(true, 1000, true);
   EXPECT_THAT(Complete("").header, AllOf(StartsWith("HTTP/1.1 429"), HasSubstr("Retry-After: 1")));
@@ -340,6 +340,12 @@ TEST_F(ApiServerTest, TakesRequestsWhileTheClusterIsPaused) {
   const Answer ready = Ask("GET", "/ready");
   EXPECT_THAT(ready.header, StartsWith("HTTP/1.1 503"));
   EXPECT_THAT(ready.body, HasSubstr("no holder is left of ranks 3"));
+  EXPECT_THAT(Complete("").header, StartsWith("HTTP/1.1 200"));
+  {
+    absl::MutexLock lock(&cluster_->mutex_);
+    cluster_->paused.clear();  // connecting takes long
+  }
+  EXPECT_THAT(Ask("GET", "/ready").header, StartsWith("HTTP/1.1 503"));
   EXPECT_THAT(Complete("").header, StartsWith("HTTP/1.1 200"));
 }
 

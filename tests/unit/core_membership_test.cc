@@ -56,8 +56,9 @@ TEST(CoreMembership, WantedRanksAreGivenAndHeld) {
               ElementsAre("evict w4: INVALID_ARGUMENT: the worker wants rank 4 of 4"));
   EXPECT_THAT(First(t.Join(5, 0)),
               StartsWith("evict w5: INVALID_ARGUMENT: the worker offers 0 cache"));
-  EXPECT_THAT(t.Join(6, 100, 3), ElementsAre("assign w2 rank 0 epoch 1", "assign w1 rank 1 epoch 1",
-                                             "assign w3 rank 2 epoch 1", "assign w6 rank 3 epoch 1"));
+  EXPECT_THAT(t.Join(6, 100, 3),
+              ElementsAre("assign w2 rank 0 epoch 1", "assign w1 rank 1 epoch 1",
+                          "assign w3 rank 2 epoch 1", "assign w6 rank 3 epoch 1"));
 }
 
 TEST(CoreMembership, AFixedRankIsGivenOrRefused) {
@@ -65,9 +66,10 @@ TEST(CoreMembership, AFixedRankIsGivenOrRefused) {
   t.Join(1, 100, 0);
   t.Join(2, 100, 0, true);  // wishes give way to it
   EXPECT_EQ(t.Snapshot().workers[1].worker, WorkerId(1));
-  EXPECT_THAT(t.Join(3, 100, 0, true),
-              ElementsAre("evict w3: ALREADY_EXISTS: rank 0 is held by worker 2 (rank 0, pid 102 on "
-                          "host)"));
+  EXPECT_THAT(
+      t.Join(3, 100, 0, true),
+      ElementsAre("evict w3: ALREADY_EXISTS: rank 0 is held by worker 2 (rank 0, pid 102 on "
+                  "host)"));
   EXPECT_THAT(t.Join(4, 100, 1, true),  // too late: the last rank was announced
               ElementsAre(StartsWith("evict w4: ALREADY_EXISTS: rank 1 is held by worker 1")));
 }
@@ -214,8 +216,8 @@ TEST(CoreMembership, AWorkerThatOnlySendsHeartbeatsIsLostInTheEnd) {
   t.Done(1, 1, {{1, 2, 50}});
   const absl::Time begin = t.now;
   const Lines lines = WaitFor(t, {1, 2}, absl::Minutes(5));
-  EXPECT_THAT(lines,
-              ElementsAre(StartsWith("evict w2: DEADLINE_EXCEEDED: no report of step 1 within 31")));
+  EXPECT_THAT(
+      lines, ElementsAre(StartsWith("evict w2: DEADLINE_EXCEEDED: no report of step 1 within 31")));
   EXPECT_LT(t.now - begin, absl::Seconds(32));  // step_timeout and a second
 }
 
@@ -231,6 +233,18 @@ TEST(CoreMembership, AfterAFailedStepTheMuteOneIsSuspectedFirst) {
   // Nobody gets ready, since worker 3 does not answer anybody.
   const Lines lines = WaitFor(t, {1, 2, 3}, absl::Minutes(5));
   EXPECT_THAT(lines, ElementsAre("evict w3: DEADLINE_EXCEEDED: not ready for epoch 2 in time"));
+}
+
+TEST(CoreMembership, WhoWaitsForAHolderIsNotOverdue) {
+  CoreConfig config = Transcript::Small(4);
+  config.holders = 2;
+  Transcript t(config);
+  t.Serve();
+  // One dies, and before the others are connected again so do the other holders of some expert.
+  t.Lose(4);
+  for (int w = 3; w > 1 && t.Snapshot().paused.empty(); --w) t.Lose(w);
+  ASSERT_THAT(t.Snapshot().paused, Not(IsEmpty()));
+  EXPECT_THAT(WaitFor(t, {1, 2, 3}, absl::Minutes(5)), IsEmpty());
 }
 
 TEST(CoreMembership, LoadingMayTakeItsTimeButNotForever) {

@@ -4,6 +4,7 @@
 // would pause.
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "coordinator/core/accusations.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -16,6 +17,8 @@ using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Matches;
+using ::testing::SizeIs;
 using ::testing::StartsWith;
 
 class CoreReach : public ::testing::Test {
@@ -44,7 +47,7 @@ class CoreReach : public ::testing::Test {
   // Everybody's heart beats for so long; the first commands that come, if any.
   Lines Wait(absl::Duration time) {
     for (const absl::Time end = t.now + time; t.now < end;) {
-      for (int w = 1; w <= 5; ++w) t.Do(Heartbeat{WorkerId(w)});
+      for (int w = 1; w <= 6; ++w) t.Do(Heartbeat{WorkerId(w)});
       Lines lines = t.TickAfter(absl::Milliseconds(50));
       if (!lines.empty()) return lines;
     }
@@ -218,25 +221,144 @@ TEST_F(CoreReach, AStandbyTakesTheRankOfWhomNobodyReachesTheSecondTime) {
   EXPECT_THAT(lines, Contains("assign w1 rank 0 epoch 5 without 1"));
 }
 
-TEST_F(CoreReachOneHolder, AStandbyTakesARankThatIsNeededAtOnce) {
+TEST_F(CoreReachOneHolder, AStandbyTakesARankThatIsNeededAfterAWhile) {
   t.Join(5);
-  Fail(1, 2, {1});
-  Fail(3, 2, {1});
-  Fail(4, 2, {1});
-  Fail(2, 2, {0, 2, 3});
-  EXPECT_THAT(Wait(absl::Milliseconds(50)),
-              ElementsAre(StartsWith("evict w2: UNAVAILABLE"), "load w5 rank 1"));
-  EXPECT_THAT(t.Loaded(5), Contains("assign w5 rank 1 epoch 3"));
+  t.Join(6);
+  const absl::Time begin = t.now;
+  int64_t epoch = 2;
+  for (Lines lines; t.now - begin < absl::Minutes(1); ++epoch) {
+    EXPECT_THAT(Wait(absl::Seconds(3)), IsEmpty());
+    Fail(1, epoch, {1});
+    Fail(3, epoch, {1});
+    Fail(4, epoch, {1});
+    Fail(2, epoch, {0, 2, 3});
+    lines = Wait(absl::Seconds(2));
+    if (!Matches(Contains("load w5 rank 1"))(lines)) continue;
+    EXPECT_THAT(lines, ElementsAre(StartsWith("evict w2: UNAVAILABLE"), "load w5 rank 1"));
+    break;
+  }
+  EXPECT_GT(t.now - begin, absl::Seconds(15));
+  EXPECT_LT(t.now - begin, absl::Seconds(25));
+  EXPECT_THAT(t.Loaded(5), Contains(absl::StrCat("assign w5 rank 1 epoch ", epoch + 1)));
+}
+
+TEST_F(CoreReachOneHolder, WhoHangsAndIsNeededIsEvicted) {
+  const absl::Time begin = t.now;
+  int64_t epoch = 2;
+  Lines lines;
+  for (; t.now - begin < absl::Minutes(2); ++epoch) {
+    lines = Wait(absl::Seconds(3));
+    if (!lines.empty()) break;
+    for (const int w : {1, 3, 4}) Fail(w, epoch, {1});
+    lines = Wait(absl::Seconds(2));
+    if (lines.size() != 4) break;
+  }
+  EXPECT_THAT(lines, ElementsAre(absl::StrCat("evict w2: DEADLINE_EXCEEDED: not ready for epoch ",
+                                              epoch, " in time")));
+  EXPECT_LT(t.now - begin, absl::Seconds(35));
+}
+
+// An epoch that nobody can connect, and says so at once.
+TEST_F(CoreReachOneHolder, EpochsInVainAreFarApart) {
+  const absl::Time begin = t.now;
+  int64_t epoch = 2;
+  for (; t.now - begin < absl::Seconds(20); ++epoch) {
+    for (int w = 1; w <= 4; ++w) Fail(w, epoch, {});
+    ASSERT_THAT(Wait(absl::Seconds(2)), SizeIs(4));
+  }
+  EXPECT_LT(epoch, 30);
+  for (int w = 1; w <= 4; ++w) t.Ready(w, epoch);
+  EXPECT_TRUE(t.Snapshot().serving);
+}
+
+TEST_F(CoreReach, WhoDialsInAgainIsNotTriedSooner) {
+  t.Do(RequestCancelled{RequestId(1), std::nullopt});
+  LeaveOutTheSecond(2);
+  const absl::Time begin = t.now;
+  t.Lose(2);
+  WorkerJoined again{WorkerId(2), "host", 102, 100, RankId(1), false};
+  EXPECT_THAT(t.Do(again), ElementsAre("load w2 rank 1"));
+  EXPECT_THAT(t.Loaded(2), IsEmpty());
+  EXPECT_EQ(t.Snapshot().workers[1].state, "left out");
+  EXPECT_THAT(Wait(absl::Seconds(20)), Contains("assign w2 rank 1 epoch 4"));
+  EXPECT_GT(t.now - begin, absl::Seconds(5));
+  // Nor does a standby take a rank that it could not fill before.
+  LeaveOutTheSecond(4);
+  t.Join(5);
+  EXPECT_THAT(Wait(absl::Seconds(20)), Contains("assign w2 rank 1 epoch 6"));
+  for (const int w : {1, 3, 4}) Fail(w, 6, {1});
+  Fail(2, 6, {0, 2, 3});
+  EXPECT_THAT(Wait(absl::Milliseconds(50)), Contains("load w5 rank 1"));
+  for (const int w : {1, 3, 4}) t.Ready(w, 7);
+  t.Do(again);
+  EXPECT_THAT(t.Loaded(5), Contains("assign w5 rank 1 epoch 8"));
+}
+
+TEST_F(CoreReach, WhoIsLostTimeAndAgainEntersLater) {
+  t.Do(RequestCancelled{RequestId(1), std::nullopt});
+  for (const int w : {1, 2, 3, 4}) t.Ready(w, 2);
+  const WorkerJoined again{WorkerId(2), "host", 102, 100, RankId(1), false};
+  absl::Time begin;
+  std::vector<absl::Duration> waits;
+  for (int round = 0; round < 4; ++round) {
+    Lines lines = t.Lose(2);
+    int64_t epoch = t.Snapshot().epoch.value();
+    EXPECT_THAT(lines, SizeIs(3));
+    for (const int w : {1, 3, 4}) t.Ready(w, epoch);
+    begin = t.now;
+    t.Do(again);
+    lines = t.Loaded(2);
+    if (lines.empty()) lines = Wait(absl::Seconds(10));
+    EXPECT_THAT(lines, SizeIs(4));
+    waits.push_back(t.now - begin);
+    for (const int w : {1, 2, 3, 4}) t.Ready(w, epoch + 1);
+    EXPECT_TRUE(t.Snapshot().serving);
+  }
+  EXPECT_EQ(waits[0], absl::ZeroDuration());
+  EXPECT_EQ(waits[1], absl::Milliseconds(1000));
+  EXPECT_EQ(waits[2], absl::Milliseconds(2000));
+  EXPECT_EQ(waits[3], absl::Milliseconds(4000));
+}
+
+// Peers connect, and then nothing comes through.
+TEST(CoreReachSteps, WhoFailsStepAfterStepIsLeftOut) {
+  CoreConfig config = Transcript::Small(4);
+  config.holders = 2;
+  Transcript t(config);
+  t.Serve();
+  t.Arrive(MakeRequest(1, 2, 9));
+  int64_t epoch = 1;
+  const auto fail = [&](int64_t worker, const std::vector<RankId>& blamed) {
+    t.now += absl::Seconds(1);
+    StepDone done = Transcript::Report(worker, t.Snapshot().steps + 1, {}, epoch);
+    done.status = absl::DataLossError("a corrupt message");
+    done.blamed = blamed;
+    return t.Do(done);
+  };
+  for (; epoch < 3; ++epoch) {
+    EXPECT_THAT(fail(3, {RankId(1)}), SizeIs(4));  // nobody is evicted for what another one sent
+    for (const int w : {1, 2, 3, 4}) t.Ready(w, epoch + 1);
+  }
+  const std::string end = " epoch 4 without 1";
+  EXPECT_THAT(
+      fail(2, {RankId(0), RankId(2), RankId(99)}),
+      ElementsAre("assign w1 rank 0" + end, "assign w3 rank 2" + end, "assign w4 rank 3" + end));
+  EXPECT_EQ(t.Snapshot().workers[1].state, "left out");
+  EXPECT_EQ(t.Snapshot().recoveries.back().cause, Recovery::Cause::kStep);
 }
 
 TEST(CoreReachFirst, AStandbyTakesARankThatKeepsTheUnitFromForming) {
   Transcript t(Transcript::Small(2));
   for (const int w : {1, 2, 3}) t.Join(w);
-  t.Do(ConnectFailed{WorkerId(1), Epoch(1), absl::UnavailableError("refused"), {RankId(1)}});
-  t.Do(ConnectFailed{WorkerId(2), Epoch(1), absl::UnavailableError("late"), {RankId(0)}});
-  EXPECT_THAT(t.TickAfter(absl::Milliseconds(50)),
-              ElementsAre(StartsWith("evict w2: UNAVAILABLE"), "assign w1 rank 0 epoch 2",
-                          "assign w3 rank 1 epoch 2"));
+  const auto fail = [&](int64_t epoch) {
+    t.Do(ConnectFailed{WorkerId(1), Epoch(epoch), absl::UnavailableError("refused"), {RankId(1)}});
+    t.Do(ConnectFailed{WorkerId(2), Epoch(epoch), absl::UnavailableError("late"), {RankId(0)}});
+    return t.TickAfter(absl::Milliseconds(50));
+  };
+  EXPECT_THAT(fail(1), ElementsAre("assign w1 rank 0 epoch 2", "assign w2 rank 1 epoch 2"));
+  t.now += absl::Seconds(15);
+  EXPECT_THAT(fail(2), ElementsAre(StartsWith("evict w2: UNAVAILABLE"), "assign w1 rank 0 epoch 3",
+                                   "assign w3 rank 1 epoch 3"));
 }
 
 TEST(CoreReachFirst, TheFirstEpochIsTriedAgainWithAll) {
@@ -281,6 +403,8 @@ TEST(LeaveOutTest, AFewWithoutWhomAllOthersMeet) {
   EXPECT_THAT(out({{a, b}}), ElementsAre(0));
   EXPECT_THAT(out({{b, b}}), IsEmpty());
   EXPECT_THAT(out({{b, a}, {b, c}, {d, b}}), ElementsAre(0, 2, 3));
+  needed = {d};  // the first choice is needless after the second one
+  EXPECT_THAT(out({{b, a}, {c, a}, {b, d}, {c, d}}), ElementsAre(1, 2));
   needed = {a, b};
   EXPECT_THAT(out({{a, b}, {c, d}}), IsEmpty());
   needed.clear();

@@ -21,18 +21,16 @@ struct Accusation {
   bool operator==(const Accusation&) const = default;
 };
 
+// Of one epoch.
 class Accusations {
  public:
-  // `by` says that it cannot connect to these, or that a step failed for them; none: the fault is its
-  // own.
+  // `by` says that it cannot connect to these; none: the fault is its own. It has not said so yet.
   void Add(RankId by, absl::Span<const RankId> unreached, const absl::Status& why, absl::Time now);
   void Clear();
-  // Somebody has said so, and whoever else is not ready has too, or has had time to. Each of them
-  // has said it at most once.
+  // Somebody has said so, and whoever else is not ready has too, or has had time to.
   bool Complete(int unready, absl::Time now) const;
 
   absl::Span<const Accusation> all() const { return all_; }
-  int accusers() const { return accusers_; }
   // Of the first who said so.
   const std::string& why() const { return why_; }
   absl::Time since() const { return since_; }

@@ -148,6 +148,7 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
   membership_.Answered(event.worker, now);
   const Member* member = membership_.roster().Find(event.worker);
   if (member == nullptr || !member->in_epoch || !state_.serving || event.epoch != state_.epoch) {
+    if (!event.status.ok()) membership_.Waited(event.worker, event.epoch, event.blamed);
     return;
   }
   const RankId rank = *member->rank;
@@ -180,7 +181,8 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
       absl::StrAppend(&end.why, "; slowest of late was rank ", slowest->value());
     }
   }
-  membership_.StepFailed(rank, event.blamed, status, now, commands);
+  membership_.StepFailed(now, commands);
+  membership_.Waited(event.worker, event.epoch, event.blamed);
   membership_.Answered(event.worker, now);  // in the new epoch: its failure was an answer
   End(Recovery::Cause::kStep, end, now);
 }

@@ -23,6 +23,7 @@
 #include "coordinator/core/core.h"
 #include "coordinator/core/events.h"
 #include "coordinator/core/expert_planner.h"
+#include "coordinator/core/failed_steps.h"
 #include "coordinator/core/redundancy.h"
 #include "coordinator/core/roster.h"
 
@@ -74,11 +75,12 @@ class Membership {
   std::optional<EpochEnd> Settle(absl::Time now, std::vector<Command>& commands);
   // Ends the epoch without a loss: all that have loaded are assigned anew, entrants with them.
   void Raise(absl::Time now, std::vector<Command>& commands);
-  // Ends the epoch because a step of the member at `by` failed, it says for these peers. After three
-  // such epochs without a step between that was committed, or two if they took long, whoever is in
-  // the way is left out: peers that connect and then hear nothing of each other.
-  void StepFailed(RankId by, absl::Span<const RankId> blamed, const absl::Status& why,
-                  absl::Time now, std::vector<Command>& commands);
+  // Ends the epoch because a step failed. After three such epochs without a step between that was
+  // committed, or two if they took long, whoever is in the way is left out: peers that connect and
+  // then hear nothing of each other.
+  void StepFailed(absl::Time now, std::vector<Command>& commands);
+  // In a step that failed, of this epoch or the one before, the worker waited for these ranks.
+  void Waited(WorkerId worker, Epoch epoch, absl::Span<const RankId> ranks);
   // A step was committed: epochs come to something.
   void Progressed();
 
@@ -123,7 +125,7 @@ class Membership {
   // A standby, which was not left out itself, takes its rank. False: there is none, or it must keep
   // that rank.
   bool Replace(Member& member, absl::Time now, std::vector<Command>& commands);
-  // The ranks of `named` that are members beside `by`, each once.
+  // The ranks of `named` that are members of the epoch announced last beside `by`, each once.
   std::vector<RankId> OtherMembers(RankId by, absl::Span<const RankId> named) const;
   // There is no epoch to announce: nobody is asked for anything but to load.
   void Wait(std::string why);
@@ -156,9 +158,9 @@ class Membership {
   bool spacing_ = false;    // the next one could be announced, but so many were in vain
   absl::Time unconnected_since_ = absl::InfiniteFuture();  // since then epochs are not connected
   int unready_ = 0;         // members of the announced epoch not ready
-  Accusations accusations_;   // of the announced epoch: who is not connected
+  Accusations accusations_;  // of the announced epoch
   std::shared_ptr<const UnitMembers> members_;  // of the epoch announced last
-  Accusations failed_steps_;  // of epochs in a row with these members
+  FailedSteps failed_steps_;  // of epochs in a row with these members
   std::string entrants_;
   absl::Time entrants_since_;
   std::string paused_;

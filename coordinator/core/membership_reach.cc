@@ -33,9 +33,10 @@ void Membership::Unconnected(const ConnectFailed& event, absl::Time now) {
 
 std::vector<RankId> Membership::OtherMembers(RankId by, absl::Span<const RankId> named) const {
   std::vector<RankId> members;
+  if (members_ == nullptr) return members;
   for (const RankId rank : std::set<RankId>(named.begin(), named.end())) {
     const bool known = rank.value() >= 0 && rank.value() < roster_.world_size();
-    if (known && rank != by && MemberAt(rank) != nullptr) members.push_back(rank);
+    if (known && rank != by && (*members_)[rank.value()].has_value()) members.push_back(rank);
   }
   return members;
 }
@@ -55,18 +56,23 @@ std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>&
   return end;
 }
 
-void Membership::StepFailed(RankId by, absl::Span<const RankId> blamed, const absl::Status& why,
-                            absl::Time now, std::vector<Command>& commands) {
-  failed_steps_.Add(by, OtherMembers(by, blamed), why, now);
+void Membership::StepFailed(absl::Time now, std::vector<Command>& commands) {
   ++vain_steps_;
+  failed_steps_.Begin(epoch_, now);
   InTheWay out;
-  if (failed_steps_.accusers() == kMostFailedSteps || now - failed_steps_.since() > kLongFailure) {
-    out = WhoIsInTheWay(failed_steps_.all());
+  if (failed_steps_.count() == kMostFailedSteps || now - failed_steps_.since() > kLongFailure) {
+    out = WhoIsInTheWay(failed_steps_.before());
     failed_steps_.Clear();
   }
   EndEpoch();
   if (!out.needed) KeepOut(out, now, commands);
   Follow(now, commands);
+}
+
+void Membership::Waited(WorkerId worker, Epoch epoch, absl::Span<const RankId> ranks) {
+  const Member* member = roster_.Find(worker);
+  if (member == nullptr || !member->rank.has_value()) return;
+  failed_steps_.Add(epoch, *member->rank, OtherMembers(*member->rank, ranks));
 }
 
 void Membership::Progressed() {

@@ -145,15 +145,15 @@ void Network::Raise(const Barrier& barrier) {
 void Network::Cut(const Process& a, const Process& b, Loss loss, absl::Time heals) {
   const bool loud = loss == Loss::kNoticed;
   for (const std::unique_ptr<Node>& one : nodes_) {
-    if (one->process != &a) continue;
+    if (one->process != &a || loss == Loss::kSwallowed) continue;
     for (const std::unique_ptr<Node>& two : nodes_) {
       if (two->process != &b) continue;
       Lose(*one, *two, loud);
       if (loss != Loss::kOneWay) Lose(*two, *one, loud);
     }
   }
-  Raise({&a, &b, loud, heals});
-  if (loss != Loss::kOneWay) Raise({&b, &a, loud, heals});
+  Raise({&a, &b, loss, heals});
+  if (loss != Loss::kOneWay) Raise({&b, &a, loss, heals});
 }
 
 void Network::CutInbound(const Process& process, Loss loss, absl::Time heals) {
@@ -164,7 +164,7 @@ void Network::CutInbound(const Process& process, Loss loss, absl::Time heals) {
       if (other->process != nullptr && other != node) Lose(*other, *node, loud);
     }
   }
-  Raise({nullptr, &process, loud, heals});
+  Raise({nullptr, &process, loss, heals});
 }
 
 void Network::HealLinks() {
@@ -180,6 +180,11 @@ const Network::Barrier* Network::Between(const Node& from, const Node& to) const
   return nullptr;
 }
 
+bool Network::Swallowed(const Node& from, const Node& to) const {
+  const Barrier* const barrier = Between(from, to);
+  return barrier != nullptr && barrier->loss == Loss::kSwallowed;
+}
+
 std::vector<RankId> Network::Refusing(const Node& node) const {
   std::vector<RankId> refusing;
   if (barriers_.empty()) return refusing;
@@ -188,7 +193,7 @@ std::vector<RankId> Network::Refusing(const Node& node) const {
     const auto peer = endpoints_.find(node.endpoints[r]);
     if (peer == endpoints_.end()) continue;
     const Barrier* const barrier = Between(node, *peer->second);
-    if (barrier != nullptr && barrier->loud) refusing.push_back(RankId(static_cast<int32_t>(r)));
+    if (barrier != nullptr && barrier->loss == Loss::kNoticed) refusing.push_back(RankId(static_cast<int32_t>(r)));
   }
   return refusing;
 }
@@ -197,7 +202,9 @@ void Network::Meet(Node& a, Node& b) {
   if (a.roster == 0 || a.entered != b.entered || a.roster != b.roster) return;
   if (a.peers[b.rank.value()] != nullptr) return;
   // A connection is dialled in both directions.
-  if (Between(a, b) != nullptr || Between(b, a) != nullptr) return;
+  for (const Barrier* const barrier : {Between(a, b), Between(b, a)}) {
+    if (barrier != nullptr && barrier->loss != Loss::kSwallowed) return;
+  }
   const absl::Time met = timeline_.now() + Delay(a.host, b.host) + Delay(b.host, a.host);
   const auto note = [&](Node& node, Node& other) {
     const int rank = other.rank.value();

@@ -49,6 +49,7 @@ class Network {
     kNoticed,  // soon, by both; who dials is refused
     kSilent,   // by nobody; who dials hears nothing
     kOneWay,   // as kSilent, and only what `a` sends is lost
+    kSwallowed,  // by nobody; they connect, also again, and none of their messages arrives
   };
   void Cut(const Process& a, const Process& b, Loss loss, absl::Time heals);
   // Does that to all that is sent to this one, by whomever.
@@ -74,6 +75,8 @@ class Network {
   // They connect to each other, if both are connecting, to the same roster, and nothing is cut
   // between them.
   void Meet(Node& a, Node& b);
+  // What `from` sends to `to` does not arrive, though they are connected.
+  bool Swallowed(const Node& from, const Node& to) const;
   // The peers that it has not met yet, whom it dials and who refuse.
   std::vector<RankId> Refusing(const Node& node) const;
 
@@ -82,7 +85,7 @@ class Network {
   struct Barrier {
     const Process* from;  // null: everybody
     const Process* to;
-    bool loud;
+    Loss loss;
     absl::Time heals;
   };
 

@@ -24,14 +24,18 @@ constexpr absl::Duration kAccusationGrace = absl::Milliseconds(300);
 constexpr absl::Duration kTicks =
     absl::Milliseconds(200);  // of the coordinator's clock, and its heart's
 constexpr absl::Duration kGoingOn = absl::Seconds(2);  // the epoch's connects, and its first steps
+constexpr int kStepsInVain = 3;                        // before somebody is left out for them
 absl::Duration LongestPause(Outage outage, const CoreConfig& core) {
-  if (outage == Outage::kProcessStops) return core.heartbeat_timeout + kTicks + kGoingOn;
-  return core.step_timeout + kReportGrace + ConnectTime(core.workers) + kAccusationGrace + kTicks +
-         kGoingOn;
+  if (outage == Outage::kProcessStops || outage == Outage::kProcessesStopInTurn) {
+    return core.heartbeat_timeout + kTicks + kGoingOn;
+  }
+  const absl::Duration pause = core.step_timeout + kReportGrace + ConnectTime(core.workers) +
+                               kAccusationGrace + kTicks + kGoingOn;
+  return outage == Outage::kLinkSwallows ? kStepsInVain * pause : pause;
 }
 // The unit was whole before; faults have ended: so soon it is again. The longest leave that began
-// before, the third one, and a try.
-constexpr absl::Duration kComeback = absl::Seconds(45 + 15);
+// before, the third one, or the longest rest; and a try.
+constexpr absl::Duration kComeback = absl::Seconds(60 + 15);
 // Tries to let somebody in whom nobody reaches, in a minute: at once, after 5 s, after 15 s more;
 // and one to spare.
 constexpr int64_t kTries = 4;
@@ -40,8 +44,9 @@ WorldPlan MakePlan(uint64_t seed, Outage outage) {
   Random random(seed, 20);
   WorldOptions options;
   options.workers = outage == Outage::kLoneEngineHangs ? 1 : 4 + static_cast<int>(random.Below(3));
-  const bool single = options.workers == 1 || outage == Outage::kNeededLinkCut;
-  options.holders = single ? 1 : 2;
+  const bool single = options.workers == 1 || outage == Outage::kNeededLinkCut ||
+                      outage == Outage::kNeededEngineHangs;
+  options.holders = single ? 1 : outage == Outage::kProcessesStopInTurn ? 3 : 2;
   WorldPlan plan = DrawPlan(seed, options);
   plan.peaceful = true;  // but for the outage
   plan.shape.poison = false;
@@ -101,6 +106,8 @@ class OutageRun {
   // Whether experts all have a holder among some workers that reach each other.
   bool CanServe() const;
   void Cut(int a, int b, Network::Loss loss);
+  // The one stops for half a second, then the other, for as long as the outage lasts.
+  void StopInTurn(Process& one, Process& other);
 
   const Outage outage_;
   const CoreConfig core_;
@@ -112,6 +119,7 @@ class OutageRun {
   absl::Time watched_since_;
   absl::Time look_again_;  // at who is left out
   bool busy_ = true;
+  bool stop_in_turn_ = true;
   std::string problem_;
 };
 
@@ -196,6 +204,13 @@ void OutageRun::Cut(int a, int b, Network::Loss loss) {
   tokens_must_come_ = CanServe();
 }
 
+void OutageRun::StopInTurn(Process& one, Process& other) {
+  if (!stop_in_turn_) return;
+  one.Pause();
+  world.timeline().After(absl::Milliseconds(450), [&one] { one.Continue(); });
+  world.timeline().After(absl::Milliseconds(300), [this, &one, &other] { StopInTurn(other, one); });
+}
+
 bool OutageRun::Begin() {
   world.Begin();
   if (!world.RunUntil([&] { return Whole(); }, absl::Seconds(60))) return Fail("never served");
@@ -224,6 +239,9 @@ bool OutageRun::Break() {
     case Outage::kLinkOneWay:
       Cut(victim_, other, Loss::kOneWay);
       break;
+    case Outage::kLinkSwallows:
+      Cut(victim_, other, Loss::kSwallowed);
+      break;
     case Outage::kTwoLinksCut: {
       int third = below(core_.workers);
       while (third == other || third == victim_) third = (third + 1) % core_.workers;
@@ -250,8 +268,16 @@ bool OutageRun::Break() {
     case Outage::kLoneEngineHangs:
       broken_->Hang();
       break;
+    case Outage::kNeededEngineHangs:
+      broken_->Hang();
+      tokens_must_come_ = false;
+      break;
     case Outage::kProcessStops:
       broken_->Pause();
+      break;
+    case Outage::kProcessesStopInTurn:
+      cuts_ = {{victim_, other}};  // whoever of them is out has a reason
+      StopInTurn(*broken_, *world.ProcessAt(other));
       break;
   }
   return true;
@@ -260,11 +286,14 @@ bool OutageRun::Break() {
 bool OutageRun::Last() {
   const int64_t epochs = world.counts.epochs;
   if (!For(kOutageTime)) return false;
-  if (tokens_must_come_ && world.counts.epochs - epochs > 2 * kTries + 1) {
+  if (outage_ == Outage::kProcessesStopInTurn) return true;
+  const int64_t epochs_of_try = 2 + (outage_ == Outage::kLinkSwallows ? kStepsInVain : 0);
+  if (tokens_must_come_ && world.counts.epochs - epochs > epochs_of_try * kTries + 1) {
     return Fail(absl::StrCat(world.counts.epochs - epochs, " epochs"));
   }
   const bool one_is_lost = outage_ == Outage::kNewcomerUnreached ||
                            outage_ == Outage::kEngineHangs || outage_ == Outage::kLoneEngineHangs ||
+                           outage_ == Outage::kNeededEngineHangs ||
                            outage_ == Outage::kProcessStops;
   if (world.counts.losses != (one_is_lost ? 1 : 0)) {
     return Fail(absl::StrCat(world.counts.losses, " workers were lost"));
@@ -275,7 +304,10 @@ bool OutageRun::Last() {
 bool OutageRun::End() {
   world.Note([] { return std::string("-- the outage is over"); });
   world.BreakNetwork().HealLinks();
-  if (outage_ == Outage::kEngineHangs) world.StartProcess(0);
+  stop_in_turn_ = false;
+  if (outage_ == Outage::kEngineHangs || outage_ == Outage::kNeededEngineHangs) {
+    world.StartProcess(0);
+  }
   if (outage_ == Outage::kProcessStops) broken_->Continue();
   tokens_must_come_ = true;
   watched_since_ = world.now();
@@ -300,6 +332,8 @@ absl::string_view OutageName(Outage outage) {
       return "a link is cut silently";
     case Outage::kLinkOneWay:
       return "a link is cut one way";
+    case Outage::kLinkSwallows:
+      return "a link swallows what is sent";
     case Outage::kTwoLinksCut:
       return "two links are cut";
     case Outage::kPortRefuses:
@@ -312,6 +346,10 @@ absl::string_view OutageName(Outage outage) {
       return "an engine hangs";
     case Outage::kLoneEngineHangs:
       return "the only engine hangs";
+    case Outage::kNeededEngineHangs:
+      return "an engine hangs that is needed";
+    case Outage::kProcessesStopInTurn:
+      return "two processes stop in turn";
     case Outage::kProcessStops:
       return "a process stops";
     case Outage::kNeededLinkCut:

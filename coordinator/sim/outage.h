@@ -15,16 +15,19 @@ enum class Outage : uint8_t {
   kLinkCut,     // between two workers, and both notice
   kLinkSilent,  // nobody notices
   kLinkOneWay,
-  kTwoLinksCut,  // loudly or silently
-  kPortRefuses,  // nobody reaches one worker, and hears that
+  kTwoLinksCut,   // loudly or silently
+  kLinkSwallows,  // two connect, time and again, and then hear nothing of each other
+  kPortRefuses,   // nobody reaches one worker, and hears that
   kPortSilent,
-  kNewcomerUnreached,  // a worker dies, and nobody reaches the one that takes its place
-  kEngineHangs,        // for ever, behind a heart that beats; another one comes
-  kLoneEngineHangs,    // of a unit of one; another one stands by
-  kProcessStops,       // its heart too
-  kNeededLinkCut,      // with one holder of each expert: requests must wait, and none may fail
+  kNewcomerUnreached,    // a worker dies, and nobody reaches the one that takes its place
+  kEngineHangs,          // for ever, behind a heart that beats; another one comes
+  kLoneEngineHangs,      // of a unit of one; another one stands by
+  kNeededEngineHangs,    // with one holder of each expert, until another one comes
+  kProcessStops,         // its heart too
+  kProcessesStopInTurn,  // two of them, for half a second each, of three holders
+  kNeededLinkCut,        // with one holder of each expert: requests must wait, and none may fail
 };
-inline constexpr int kOutages = 11;
+inline constexpr int kOutages = 14;
 absl::string_view OutageName(Outage outage);
 
 // What was wrong; empty: nothing. Equal seeds give equal worlds. `trace`, if not null: what

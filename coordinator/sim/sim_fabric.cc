@@ -90,6 +90,7 @@ absl::Status SimExchange::Post(const ExchangeTag& tag, absl::Span<const size_t> 
     if (!node_.present[to]) continue;
     Node& peer = *node_.peers[to];
     if (node_.links[to] != LinkState::kWhole) continue;  // the wait says so
+    if (network_.Swallowed(node_, peer)) continue;
     const size_t size = kMessageHeaderBytes + bytes[to];
     Message message;
     message.bytes = NewBytes(size);

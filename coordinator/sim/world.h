@@ -93,6 +93,7 @@ class World {
     core_thread_ = std::make_unique<CoreThread>();
   }
   absl::Time now() const { return timeline_.now(); }
+  Timeline& timeline() { return timeline_; }
   bool serving() const { return auditor_->serving(); }
   const Auditor& auditor() const { return *auditor_; }
   // Writes that down, if anything is.

@@ -1,21 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/connect.h"
 
-#include "absl/strings/cord.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
-#include "absl/types/optional.h"
 #include "engine/base/status_macros.h"
+#include "engine/parallel/blamed_peers.h"
 
 namespace shoal {
 namespace {
 
 constexpr size_t kMaxWorld = 4096;
-constexpr absl::string_view kPeersPayload = "shoal.UnreachedPeers";
-
-void AppendRank(std::string* out, RankId rank) { absl::StrAppend(out, rank.value()); }
 
 absl::Status CheckRoster(Epoch epoch, RankId rank, absl::Span<const std::string> endpoints,
                          absl::string_view own_endpoint) {
@@ -67,23 +60,11 @@ absl::Status ConnectError(const Hello& mine, absl::Span<const std::string> endpo
   const int first = peers.front().value();
   std::string others;
   if (peers.size() > 1) others = absl::StrCat(" (so have ", peers.size() - 1, " others)");
-  absl::Status status(why.code(), absl::StrCat("connecting epoch ", mine.epoch.value(), ": rank ",
-                                               mine.rank.value(), " and rank ", first, " (",
-                                               endpoints[first], "): ", why.message(), others));
-  status.SetPayload(kPeersPayload, absl::Cord(absl::StrJoin(peers, ",", AppendRank)));
-  return status;
-}
-
-std::vector<RankId> UnreachedPeers(const absl::Status& status) {
-  std::vector<RankId> peers;
-  const absl::optional<absl::Cord> payload = status.GetPayload(kPeersPayload);
-  if (!payload.has_value()) return peers;
-  const std::string text(*payload);
-  for (const absl::string_view number : absl::StrSplit(text, ',')) {
-    int rank = 0;
-    if (absl::SimpleAtoi(number, &rank)) peers.push_back(RankId(rank));
-  }
-  return peers;
+  return BlamePeers(
+      absl::Status(why.code(), absl::StrCat("connecting epoch ", mine.epoch.value(), ": rank ",
+                                            mine.rank.value(), " and rank ", first, " (",
+                                            endpoints[first], "): ", why.message(), others)),
+      peers);
 }
 
 }  // namespace shoal

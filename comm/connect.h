@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,10 +24,8 @@ absl::StatusOr<Hello> BeginConnect(const FabricOptions& options, absl::string_vi
                                    absl::Span<const std::string> endpoints);
 
 // `why` behind "connecting epoch 3: rank 2 and rank 1 (endpoint): ", with its code: of the first of
-// `peers`, which is not empty, and with the number of the others.
+// `peers`, which is not empty, and with the number of the others. It blames all of them.
 absl::Status ConnectError(const Hello& mine, absl::Span<const std::string> endpoints,
                           absl::Span<const RankId> peers, const absl::Status& why);
-// The peers of such an error; of any other one, none.
-std::vector<RankId> UnreachedPeers(const absl::Status& status);
 
 }  // namespace shoal

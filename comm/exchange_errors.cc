@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/parallel/blamed_peers.h"
 
 namespace shoal {
 
@@ -14,21 +15,33 @@ absl::Status TimeoutError(const ExchangeTag& tag, RankId self,
   const auto bytes = [](std::string* out, const MissingPeer& peer) {
     absl::StrAppend(out, peer.bytes_outstanding);
   };
-  return absl::DeadlineExceededError(
-      absl::StrCat(tag.ToString(), ": rank ", self.value(), " waits for rank",
-                   missing.size() == 1 ? " " : "s ", absl::StrJoin(missing, ", ", rank),
-                   " (bytes outstanding ", absl::StrJoin(missing, ", ", bytes), ")"));
+  absl::InlinedVector<RankId, 16> peers;
+  for (const MissingPeer& peer : missing) peers.push_back(peer.rank);
+  return BlamePeers(
+      absl::DeadlineExceededError(
+          absl::StrCat(tag.ToString(), ": rank ", self.value(), " waits for rank",
+                       missing.size() == 1 ? " " : "s ", absl::StrJoin(missing, ", ", rank),
+                       " (bytes outstanding ", absl::StrJoin(missing, ", ", bytes), ")")),
+      peers);
 }
 
 absl::Status BackPressureError(const ExchangeTag& tag, RankId self, MissingPeer peer) {
-  return absl::DeadlineExceededError(
-      absl::StrCat(tag.ToString(), ": rank ", self.value(), " waits for rank ", peer.rank.value(),
-                   " to release a buffer (bytes outstanding ", peer.bytes_outstanding, ")"));
+  return BlamePeers(
+      absl::DeadlineExceededError(absl::StrCat(
+          tag.ToString(), ": rank ", self.value(), " waits for rank ", peer.rank.value(),
+          " to release a buffer (bytes outstanding ", peer.bytes_outstanding, ")")),
+      {peer.rank});
+}
+
+absl::Status GoneError(const ExchangeTag& tag, RankId self, RankId peer, absl::string_view how) {
+  return InExchange(
+      tag, self,
+      BlamePeers(absl::UnavailableError(absl::StrCat("rank ", peer.value(), " ", how)), {peer}));
 }
 
 absl::Status InExchange(const ExchangeTag& tag, RankId self, const absl::Status& status) {
-  return absl::Status(
-      status.code(), absl::StrCat(tag.ToString(), ": rank ", self.value(), ": ", status.message()));
+  return Reworded(status,
+                  absl::StrCat(tag.ToString(), ": rank ", self.value(), ": ", status.message()));
 }
 
 absl::Status EpochError(const ExchangeTag& tag, RankId self, Epoch current,

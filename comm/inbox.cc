@@ -8,6 +8,7 @@
 #include "comm/wait_loop.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
+#include "engine/parallel/blamed_peers.h"
 
 namespace shoal {
 
@@ -81,12 +82,7 @@ absl::Status Inbox::Collect(const ExchangeTag& tag, absl::Time deadline,
         [&] { return reader.Has(tag.phase, count); }, [&] { return Hopeless(tag, count); });
     if (end != WaitEnd::kReady) SHOAL_RETURN_IF_ERROR(WhyMissing(tag, count, outstanding));
     absl::StatusOr<absl::Span<const std::byte>> message = reader.Read(count, RankId(peer), tag);
-    if (!message.ok()) {
-      return InExchange(
-          tag, rank_,
-          absl::Status(message.status().code(),
-                       absl::StrCat("from rank ", peer, ": ", message.status().message())));
-    }
+    if (!message.ok()) return BadMessage(tag, rank_, RankId(peer), message.status());
     received[peer] = *message;
   }
   phase.held[count % kLaneSlots] = {.tag = tag};
@@ -121,8 +117,7 @@ absl::Status Inbox::WhyMissing(const ExchangeTag& tag, uint64_t count,
     if (epoch > tag.epoch) {
       ended.Update(EpochError(tag, rank_, epoch, absl::StrCat("rank ", peer)));
     } else if (closed) {
-      ended.Update(
-          InExchange(tag, rank_, absl::UnavailableError(absl::StrCat("rank ", peer, " has left"))));
+      ended.Update(GoneError(tag, rank_, id, "has left"));
     }
   });
   if (missing.empty()) return absl::OkStatus();

@@ -124,10 +124,7 @@ absl::Status LaneExchange::Reserve(const ExchangeTag& tag, RankId peer, absl::Ti
     if (outlet.reader_epoch() > tag.epoch) {
       return EpochError(tag, rank_, outlet.reader_epoch(), absl::StrCat("rank ", peer.value()));
     }
-    if (outlet.reader_closed()) {
-      return InExchange(tag, rank_,
-                        absl::UnavailableError(absl::StrCat("rank ", peer.value(), " has left")));
-    }
+    if (outlet.reader_closed()) return GoneError(tag, rank_, peer, "has left");
     return BackPressureError(tag, rank_, {peer, outlet.outstanding_bytes(tag.phase)});
   }
   sending_[static_cast<int>(tag.phase)].reserved[peer.value()] = true;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "engine/parallel/blamed_peers.h"
 
 namespace shoal {
 
@@ -32,7 +33,8 @@ void PeerBoard::Fail(RankId peer, const absl::Status& why) {
   absl::MutexLock lock(&mutex_);
   absl::Status& failure = failures_[peer.value()];
   if (!failure.ok()) return;
-  failure = absl::Status(why.code(), absl::StrCat("rank ", peer.value(), " ", why.message()));
+  failure = BlamePeers(
+      Reworded(why, absl::StrCat("rank ", peer.value(), " ", why.message())), {peer});
   Update();
 }
 

@@ -23,7 +23,8 @@ class PeerBoard {
   bool stopped() const { return stopped_.load(std::memory_order_acquire); }
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
 
-  // OK; Aborted when cancelled; else what was reported about the first failed peer, which names it.
+  // OK; Aborted when cancelled; else what was reported about the first failed peer, which names and
+  // blames it.
   absl::Status status() const;
 
   void Cancel();

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "engine/parallel/blamed_peers.h"
 #include "proto/cluster.pb.h"
 
 namespace shoal {
@@ -120,6 +121,10 @@ void StepRunner::Run(const proto::StepPlan& plan, proto::StepDone& done) {
     Commit(done);
   } else {
     ToProto(status, *done.mutable_status());
+    for (const RankId rank : BlamedPeers(status)) {
+      // A bad message to oneself is nobody else's fault.
+      if (exchange_ == nullptr || rank != exchange_->rank()) done.add_blamed(rank.value());
+    }
   }
   absl::Duration waiting;
   if (exchange_ != nullptr) {

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "comm/connect.h"
 #include "engine/base/connect_time.h"
 #include "engine/base/status_macros.h"
+#include "engine/parallel/blamed_peers.h"
 #include "proto/cluster.pb.h"
 #include "spdlog/spdlog.h"
 
@@ -357,7 +357,7 @@ void Worker::ReportConnectFailure(CoordinatorLink& link, const absl::Status& why
   failed.set_epoch(epoch_.value());
   failed.mutable_status()->set_code(static_cast<int>(why.code()));
   failed.mutable_status()->set_message(std::string(why.message()));
-  for (const RankId rank : UnreachedPeers(why)) failed.add_ranks(rank.value());
+  for (const RankId rank : BlamedPeers(why)) failed.add_ranks(rank.value());
   link.Send(std::move(message));
 }
 

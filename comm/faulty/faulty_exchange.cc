@@ -47,9 +47,8 @@ absl::Status FaultyExchange::CheckCuts(const ExchangeTag& tag) {
   }
   const auto first = std::find(cut_.begin(), cut_.end(), true);
   if (first == cut_.end()) return absl::OkStatus();
-  return InExchange(tag, rank(),
-                    absl::UnavailableError(absl::StrCat("rank ", first - cut_.begin(),
-                                                        " is gone: cut off by the script")));
+  return GoneError(tag, rank(), RankId(static_cast<int32_t>(first - cut_.begin())),
+                   "is gone: cut off by the script");
 }
 
 absl::Status FaultyExchange::Post(const ExchangeTag& tag, absl::Span<const size_t> bytes) {

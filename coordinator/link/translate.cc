@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "coordinator/link/translate.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +11,8 @@
 
 namespace shoal {
 namespace {
+
+constexpr int kMaxRanks = 4096;  // of a world, as for the workers
 
 void ToProto(const SamplingParams& params, proto::Sampling& message) {
   message.set_temperature(params.temperature);
@@ -66,6 +69,12 @@ absl::StatusOr<std::vector<absl::Duration>> Durations(
     durations.push_back(absl::Microseconds(value));
   }
   return durations;
+}
+
+// Those beyond any world are left out.
+std::vector<RankId> Ranks(const google::protobuf::RepeatedField<int32_t>& ranks) {
+  const int count = std::min(ranks.size(), kMaxRanks);
+  return std::vector<RankId>(ranks.begin(), ranks.begin() + count);
 }
 
 }  // namespace
@@ -133,7 +142,7 @@ ConnectFailed FromProto(const proto::ConnectFailed& message, WorkerId worker) {
   failed.worker = worker;
   failed.epoch = Epoch(message.epoch());
   failed.why = FromProto(message.status());
-  for (const int32_t rank : message.ranks()) failed.unreached.push_back(RankId(rank));
+  failed.unreached = Ranks(message.ranks());
   return failed;
 }
 
@@ -153,6 +162,7 @@ absl::StatusOr<StepDone> FromProto(const proto::StepDone& message, WorkerId work
   done.epoch = Epoch(message.epoch());
   done.step = StepId(message.step());
   done.status = FromProto(message.status());
+  done.blamed = Ranks(message.blamed());
   if (message.busy_us() < 0 || message.waiting_us() < 0) {
     return absl::InvalidArgumentError("step result: a negative duration");
   }

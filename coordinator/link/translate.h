@@ -37,7 +37,7 @@ void ToProto(const LoadExperts& command, int64_t serial, proto::LoadExperts& mes
 // An unknown code becomes kUnknown.
 absl::Status FromProto(const proto::Status& message);
 
-// As they stand: the core checks ranks and shape.
+// As they stand, with no more ranks than any world has: the core checks ranks and shape.
 ConnectFailed FromProto(const proto::ConnectFailed& message, WorkerId worker);
 ExpertTokens FromProto(const proto::ExpertTokens& message, WorkerId worker);
 

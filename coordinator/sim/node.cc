@@ -58,8 +58,7 @@ absl::Status Node::WhyMissing(const ExchangeTag& tag, absl::Time now) const {
       }
       if (front.arrival > now) missing.push_back({id, 0});
     } else if (links[source] == LinkState::kNoticed) {
-      return InExchange(tag, rank,
-                        absl::UnavailableError(absl::StrCat("rank ", source, " is gone")));
+      return GoneError(tag, rank, id, "is gone");
     } else {
       missing.push_back({id, 0});
     }

@@ -15,7 +15,7 @@
 #include "coordinator/sim/node.h"
 #include "coordinator/sim/process.h"
 #include "coordinator/sim/random.h"
-#include "engine/base/status_macros.h"
+#include "engine/parallel/blamed_peers.h"
 
 namespace shoal::sim {
 namespace {
@@ -137,11 +137,11 @@ absl::Status SimExchange::Wait(const ExchangeTag& tag, absl::Time deadline,
     std::vector<Message>& queue = node_.inbox[source];
     held[source] = std::move(queue.front());
     queue.erase(queue.begin());
-    SHOAL_ASSIGN_OR_RETURN(const MessageHeader header,
-                           ParseMessageHeader(held[source].all(), max_message_bytes_));
-    if (absl::Status status = CheckMessage(header, RankId(source), tag); !status.ok()) {
-      return InExchange(tag, rank_, status);
-    }
+    const absl::StatusOr<MessageHeader> header =
+        ParseMessageHeader(held[source].all(), max_message_bytes_);
+    const absl::Status status =
+        header.ok() ? CheckMessage(*header, RankId(source), tag) : header.status();
+    if (!status.ok()) return BadMessage(tag, rank_, RankId(source), status);
     received[source] = held[source].rows();
   }
   return absl::OkStatus();

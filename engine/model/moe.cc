@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "engine/parallel/blamed_peers.h"
 
 namespace shoal {
 
@@ -122,15 +123,20 @@ absl::Status Moe::Dispatch(StepContext& step, const Scratch& scratch,
 
 absl::Status Moe::ReceiveDispatch(StepContext& step, const ExchangeTag& tag) const {
   ExpertScratch& experts = step.experts;
+  const RankId self = step.exchange.rank();
   SHOAL_RETURN_IF_ERROR(
       step.exchange.Wait(tag, step.tag.deadline, absl::MakeSpan(experts.received)));
   for (int r = 0; r < step.exchange.world_size(); ++r) {
-    SHOAL_ASSIGN_OR_RETURN(experts.messages[r], ParseDispatch(shape_, experts.received[r]));
-    for (const ExpertPair& pair : experts.messages[r].pairs) {
+    const absl::StatusOr<DispatchMessage> message = ParseDispatch(shape_, experts.received[r]);
+    if (!message.ok()) return BadMessage(tag, self, RankId(r), message.status());
+    experts.messages[r] = *message;
+    for (const ExpertPair& pair : message->pairs) {
       if (experts_[pair.expert] != nullptr) continue;
-      return absl::DataLossError(
-          absl::StrCat(tag.ToString(), ": rank ", r, " sent rows for expert ", pair.expert,
-                       ", which rank ", step.exchange.rank().value(), " does not hold"));
+      return BlamePeers(
+          absl::DataLossError(absl::StrCat(tag.ToString(), ": rank ", r, " sent rows for expert ",
+                                           pair.expert, ", which rank ", self.value(),
+                                           " does not hold")),
+          {RankId(r)});
     }
   }
   experts.rows.PlanCompute(experts.messages);
@@ -197,8 +203,12 @@ absl::Status Moe::ReceiveCombine(StepContext& step, const ExchangeTag& tag) cons
   for (int r = 0; r < step.exchange.world_size(); ++r) {
     const absl::Span<const int32_t> rows = experts.rows.RowsTo(RankId(r));
     const absl::Span<const ExpertPair> pairs = experts.rows.PairsTo(RankId(r));
-    SHOAL_ASSIGN_OR_RETURN(const std::byte* row,
-                           ParseCombine(shape_, pairs.size(), experts.received[r]));
+    const absl::StatusOr<const std::byte*> message =
+        ParseCombine(shape_, pairs.size(), experts.received[r]);
+    if (!message.ok()) {
+      return BadMessage(tag, step.exchange.rank(), RankId(r), message.status());
+    }
+    const std::byte* row = *message;
     for (const ExpertPair& pair : pairs) {
       experts.result_rows[rows[pair.row] * shape_.slots + pair.slot] = row;
       row += shape_.row_bytes;

@@ -4,6 +4,7 @@
 //
 // The engine declares it and decides what the bytes mean (parallel/expert_messages.h); comm
 // implements it over shared memory, gRPC, MPI, NCCL or HCCL; `LocalExchange` is a world of one.
+// An error that is about peers names them also for programs (blamed_peers.h).
 // Every rank that is present in the epoch enters every exchange of a step in the same order, with
 // zero-row messages when it has nothing to say.
 //

@@ -15,14 +15,18 @@ absl::Status TimeoutError(const ExchangeTag& tag, RankId self,
   const auto bytes = [](std::string* out, const MissingPeer& peer) {
     absl::StrAppend(out, peer.bytes_outstanding);
   };
-  absl::InlinedVector<RankId, 16> peers;
-  for (const MissingPeer& peer : missing) peers.push_back(peer.rank);
-  return BlamePeers(
-      absl::DeadlineExceededError(
-          absl::StrCat(tag.ToString(), ": rank ", self.value(), " waits for rank",
+  return WaitEnded(absl::DeadlineExceededError(absl::StrCat(
+                       tag.ToString(), ": rank ", self.value(), " waits for rank",
                        missing.size() == 1 ? " " : "s ", absl::StrJoin(missing, ", ", rank),
                        " (bytes outstanding ", absl::StrJoin(missing, ", ", bytes), ")")),
-      peers);
+                   missing);
+}
+
+absl::Status WaitEnded(const absl::Status& why, absl::Span<const MissingPeer> missing) {
+  if (!BlamedPeers(why).empty()) return why;
+  absl::InlinedVector<RankId, 16> peers;
+  for (const MissingPeer& peer : missing) peers.push_back(peer.rank);
+  return BlamePeers(why, peers);
 }
 
 absl::Status BackPressureError(const ExchangeTag& tag, RankId self, MissingPeer peer) {

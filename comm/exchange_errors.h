@@ -26,6 +26,9 @@ using MissingPeers = absl::InlinedVector<MissingPeer, 16>;
 absl::Status TimeoutError(const ExchangeTag& tag, RankId self,
                           absl::Span<const MissingPeer> missing);
 
+// `why` a wait ended before that; about the peers that were missing then, if it is about none.
+absl::Status WaitEnded(const absl::Status& why, absl::Span<const MissingPeer> missing);
+
 // DeadlineExceeded "...: rank 2 waits for rank 1 to release a buffer (bytes outstanding 8192)".
 // Blames it.
 absl::Status BackPressureError(const ExchangeTag& tag, RankId self, MissingPeer peer);

@@ -121,8 +121,10 @@ absl::Status Inbox::WhyMissing(const ExchangeTag& tag, uint64_t count,
     }
   });
   if (missing.empty()) return absl::OkStatus();
-  if (absl::Status status = board_.status(); !status.ok()) return InExchange(tag, rank_, status);
-  if (!ended.ok()) return ended;
+  if (const absl::Status status = board_.status(); !status.ok()) {
+    return WaitEnded(InExchange(tag, rank_, status), missing);
+  }
+  if (!ended.ok()) return WaitEnded(ended, missing);
   return TimeoutError(tag, rank_, missing);
 }
 

@@ -120,12 +120,15 @@ absl::Status LaneExchange::Reserve(const ExchangeTag& tag, RankId peer, absl::Ti
       [&] { return outlet.CanWrite(tag.phase); },
       [&] { return outlet.reader_closed() || outlet.reader_epoch() > tag.epoch; });
   if (end != WaitEnd::kReady) {
-    if (absl::Status status = board_.status(); !status.ok()) return InExchange(tag, rank_, status);
+    const MissingPeer missing{peer, outlet.outstanding_bytes(tag.phase)};
+    if (const absl::Status status = board_.status(); !status.ok()) {
+      return WaitEnded(InExchange(tag, rank_, status), {missing});
+    }
     if (outlet.reader_epoch() > tag.epoch) {
       return EpochError(tag, rank_, outlet.reader_epoch(), absl::StrCat("rank ", peer.value()));
     }
     if (outlet.reader_closed()) return GoneError(tag, rank_, peer, "has left");
-    return BackPressureError(tag, rank_, {peer, outlet.outstanding_bytes(tag.phase)});
+    return BackPressureError(tag, rank_, missing);
   }
   sending_[static_cast<int>(tag.phase)].reserved[peer.value()] = true;
   used_ = true;

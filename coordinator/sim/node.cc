@@ -46,24 +46,24 @@ void Node::Take(int source, Message message) {
 }
 
 absl::Status Node::WhyMissing(const ExchangeTag& tag, absl::Time now) const {
-  if (cancelled) return InExchange(tag, rank, absl::AbortedError("cancelled"));
   MissingPeers missing;
+  absl::Status ended;
+  if (cancelled) ended = InExchange(tag, rank, absl::AbortedError("cancelled"));
   for (size_t source = 0; source < present.size(); ++source) {
     if (!present[source]) continue;
     const RankId id(static_cast<int32_t>(source));
     if (!inbox[source].empty()) {
       const Message& front = inbox[source].front();
+      if (front.epoch <= tag.epoch && front.arrival <= now) continue;
       if (front.epoch > tag.epoch) {
-        return EpochError(tag, rank, front.epoch, absl::StrCat("rank ", source));
+        ended.Update(EpochError(tag, rank, front.epoch, absl::StrCat("rank ", source)));
       }
-      if (front.arrival > now) missing.push_back({id, 0});
     } else if (links[source] == LinkState::kNoticed) {
-      return GoneError(tag, rank, id, "is gone");
-    } else {
-      missing.push_back({id, 0});
+      ended.Update(GoneError(tag, rank, id, "is gone"));
     }
+    missing.push_back({id, 0});
   }
-  return TimeoutError(tag, rank, missing);
+  return ended.ok() ? TimeoutError(tag, rank, missing) : WaitEnded(ended, missing);
 }
 
 }  // namespace shoal::sim

@@ -276,7 +276,7 @@ bool OutageRun::Break() {
       broken_->Pause();
       break;
     case Outage::kProcessesStopInTurn:
-      cuts_ = {{victim_, other}};  // whoever of them is out has a reason
+      cuts_ = {{victim_, other}, {other, victim_}};  // both may be out
       StopInTurn(*broken_, *world.ProcessAt(other));
       break;
   }
@@ -311,6 +311,8 @@ bool OutageRun::End() {
   if (outage_ == Outage::kProcessStops) broken_->Continue();
   tokens_must_come_ = true;
   watched_since_ = world.now();
+  // What was sent before is lost, and may still leave somebody out.
+  if (outage_ == Outage::kLinkSwallows && !For(kStepsInVain * core_.step_timeout)) return false;
   if (!Until([&] { return Whole(); }, kComeback, "not all ranks came back")) return false;
   if (!For(absl::Seconds(1))) return false;
   busy_ = tokens_must_come_ = false;

@@ -33,8 +33,8 @@ void PeerBoard::Fail(RankId peer, const absl::Status& why) {
   absl::MutexLock lock(&mutex_);
   absl::Status& failure = failures_[peer.value()];
   if (!failure.ok()) return;
-  failure = BlamePeers(
-      Reworded(why, absl::StrCat("rank ", peer.value(), " ", why.message())), {peer});
+  failure =
+      BlamePeers(Reworded(why, absl::StrCat("rank ", peer.value(), " ", why.message())), {peer});
   Update();
 }
 

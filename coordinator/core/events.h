@@ -158,7 +158,8 @@ struct StepDone {
   absl::Status status;  // not OK: nothing was committed, and the epoch ends. DeadlineExceeded, Unavailable, Aborted
                         // and Cancelled speak of peers; after any other code the worker itself is evicted.
                         // Reports of an epoch that is over count as a sign of life and nothing else
-  std::vector<RankId> blamed;  // the peers that a failure is about, as they were sent; none: itself, or nobody
+  // The peers that a failure is about, as they were sent. None: about itself, or nobody.
+  std::vector<RankId> blamed;
   std::vector<SampledToken> tokens;
   std::vector<PromptLogprobs> prompt_logprobs;
   std::vector<SequenceFailure> failures;

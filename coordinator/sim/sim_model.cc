@@ -12,6 +12,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/config/expert_targets.h"
 #include "engine/model/expert_rows.h"
+#include "engine/parallel/blamed_peers.h"
 #include "engine/parallel/expert_messages.h"
 #include "engine/sample/sampler.h"
 
@@ -228,9 +229,10 @@ absl::Status SimModel::Experts(const StepTag& tag, int layer) {
   for (int r = 0; r < exchange_.world_size(); ++r) {
     const absl::Span<const int32_t> rows = rows_.RowsTo(RankId(r));
     const absl::Span<const ExpertPair> pairs = rows_.PairsTo(RankId(r));
-    SHOAL_ASSIGN_OR_RETURN(
-        const std::byte* row,
-        ParseCombine(messages_, static_cast<int64_t>(pairs.size()), received_[r]));
+    const absl::StatusOr<const std::byte*> message =
+        ParseCombine(messages_, static_cast<int64_t>(pairs.size()), received_[r]);
+    if (!message.ok()) return BadMessage(combine, exchange_.rank(), RankId(r), message.status());
+    const std::byte* row = *message;
     for (const ExpertPair& pair : pairs) {
       std::memcpy(&outputs_[rows[pair.row] * slots + pair.slot], row, kRowBytes);
       row += kRowBytes;
@@ -247,7 +249,9 @@ absl::Status SimModel::AnswerPeers(const ExchangeTag& dispatch, const ExchangeTa
                                    int layer) {
   int64_t pairs = 0;
   for (int r = 0; r < exchange_.world_size(); ++r) {
-    SHOAL_ASSIGN_OR_RETURN(dispatched_[r], ParseDispatch(messages_, received_[r]));
+    const absl::StatusOr<DispatchMessage> message = ParseDispatch(messages_, received_[r]);
+    if (!message.ok()) return BadMessage(dispatch, exchange_.rank(), RankId(r), message.status());
+    dispatched_[r] = *message;
     pairs += static_cast<int64_t>(dispatched_[r].pairs.size());
   }
   SHOAL_RETURN_IF_ERROR(compute_(pairs));
@@ -261,10 +265,11 @@ absl::Status SimModel::AnswerPeers(const ExchangeTag& dispatch, const ExchangeTa
         WriteCombine(messages_, static_cast<int64_t>(message.pairs.size()), buffer);
     for (const ExpertPair& pair : message.pairs) {
       if (!held_[layer][pair.expert]) {
-        return absl::DataLossError(absl::StrCat(dispatch.ToString(), ": rank ", r,
-                                                " sent rows for expert ", pair.expert,
-                                                ", which rank ", exchange_.rank().value(),
-                                                " does not hold"));
+        return BlamePeers(
+            absl::DataLossError(absl::StrCat(dispatch.ToString(), ": rank ", r,
+                                             " sent rows for expert ", pair.expert, ", which rank ",
+                                             exchange_.rank().value(), " does not hold")),
+            {RankId(r)});
       }
       uint64_t x;
       std::memcpy(&x, message.data + pair.row * kRowBytes, kRowBytes);

@@ -132,11 +132,10 @@ absl::Status Moe::ReceiveDispatch(StepContext& step, const ExchangeTag& tag) con
     experts.messages[r] = *message;
     for (const ExpertPair& pair : message->pairs) {
       if (experts_[pair.expert] != nullptr) continue;
-      return BlamePeers(
-          absl::DataLossError(absl::StrCat(tag.ToString(), ": rank ", r, " sent rows for expert ",
-                                           pair.expert, ", which rank ", self.value(),
-                                           " does not hold")),
-          {RankId(r)});
+      return BlamePeers(absl::DataLossError(absl::StrCat(
+                            tag.ToString(), ": rank ", r, " sent rows for expert ", pair.expert,
+                            ", which rank ", self.value(), " does not hold")),
+                        {RankId(r)});
     }
   }
   experts.rows.PlanCompute(experts.messages);

@@ -21,7 +21,8 @@ void AppendRank(std::string* out, RankId rank) { absl::StrAppend(out, rank.value
 
 absl::Status BlamePeers(absl::Status status, absl::Span<const RankId> peers) {
   status.ErasePayload(kPayload);
-  if (!peers.empty()) status.SetPayload(kPayload, absl::Cord(absl::StrJoin(peers, ",", AppendRank)));
+  if (!peers.empty())
+    status.SetPayload(kPayload, absl::Cord(absl::StrJoin(peers, ",", AppendRank)));
   return status;
 }
 
@@ -47,10 +48,10 @@ absl::Status Reworded(const absl::Status& status, absl::string_view message) {
 
 absl::Status BadMessage(const ExchangeTag& tag, RankId self, RankId source,
                         const absl::Status& status) {
-  return BlamePeers(Reworded(status, absl::StrCat(tag.ToString(), ": rank ", self.value(),
-                                                  ": from rank ", source.value(), ": ",
-                                                  status.message())),
-                    {source});
+  return BlamePeers(
+      Reworded(status, absl::StrCat(tag.ToString(), ": rank ", self.value(), ": from rank ",
+                                    source.value(), ": ", status.message())),
+      {source});
 }
 
 }  // namespace shoal

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "engine/parallel/blamed_peers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/comm_ranks.h"
@@ -20,7 +21,9 @@ namespace shoal::comm_test {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 #if defined(__SANITIZE_THREAD__)
 constexpr int kSlowness = 8;  // ThreadSanitizer takes so much longer, and needs fewer rounds
@@ -162,6 +165,9 @@ TEST_P(CommContract, ATimeoutNamesStepLayerPhasePeersAndBytes) {
       EXPECT_THAT(status.message(),
                   HasSubstr(world == 4 ? "outstanding 640, 640" : "outstanding 640"));
     }
+    std::vector<RankId> blamed = {RankId(1)};
+    if (world == 4) blamed.push_back(RankId(3));
+    EXPECT_EQ(BlamedPeers(status), blamed);
     EXPECT_GE(took, absl::Milliseconds(199));
     EXPECT_LE(took, absl::Seconds(5));
     me.meet();
@@ -211,6 +217,7 @@ TEST_P(CommContract, BackPressureEndsAtTheDeadline) {
       EXPECT_THAT(status.message(),
                   AllOf(HasSubstr("step 2 layer 2 dispatch"), HasSubstr("rank 0 waits for rank"),
                         HasSubstr("bytes outstanding 2097152")));
+      EXPECT_EQ(BlamedPeers(status).size(), 1u);
     }
     me.meet();
   });
@@ -339,6 +346,7 @@ TEST_P(CommContract, RanksThatLoseStepAreToldSo) {
                 AllOf(HasSubstr(mine.ToString()),
                       HasSubstr(absl::StrCat("rank ", 1 - me.rank, " sent ",
                                              Tag(1, 6, me.rank == 0 ? 8 : 7).ToString()))));
+    EXPECT_THAT(BlamedPeers(status), ElementsAre(RankId(1 - me.rank)));
   });
 }
 
@@ -391,7 +399,9 @@ TEST_P(CommContract, ARosterThatCannotBeIsRefused) {
         EXPECT_TRUE(absl::IsInvalidArgument(connect(1, -1, me.endpoints)));
         EXPECT_TRUE(absl::IsInvalidArgument(connect(1, 2, me.endpoints)));
         EXPECT_TRUE(absl::IsInvalidArgument(connect(1, 0, {})));
-        EXPECT_TRUE(absl::IsInvalidArgument(connect(1, 1 - me.rank, me.endpoints)));
+        const absl::Status other = connect(1, 1 - me.rank, me.endpoints);
+        EXPECT_TRUE(absl::IsInvalidArgument(other));
+        EXPECT_THAT(BlamedPeers(other), IsEmpty());
         me.meet();
       });
 }
@@ -407,6 +417,7 @@ TEST_P(CommContract, APeerThatDoesNotConnectIsNamed) {
           EXPECT_TRUE(absl::IsDeadlineExceeded(exchange.status())) << exchange.status();
           EXPECT_THAT(exchange.status().message(),
                       AllOf(HasSubstr("rank 1"), HasSubstr(me.endpoints[1])));
+          EXPECT_THAT(BlamedPeers(exchange.status()), ElementsAre(RankId(1)));
           EXPECT_LE(absl::Now() - start, absl::Seconds(5));
         }
         me.meet();

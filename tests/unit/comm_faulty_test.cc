@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "comm/faulty/faulty_fabric.h"
+#include "engine/parallel/blamed_peers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/comm_ranks.h"
@@ -11,6 +12,7 @@
 namespace shoal::comm_test {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 absl::Time In(absl::Duration duration) { return absl::Now() + duration; }
@@ -79,6 +81,7 @@ TEST(CommFaulty, ADroppedMessageIsATimeoutThatNamesItsSender) {
     if (me.rank == 1) return;
     EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
     EXPECT_THAT(status.message(), HasSubstr("step 2 layer 0 dispatch: rank 0 waits for rank 1"));
+    EXPECT_THAT(BlamedPeers(status), ElementsAre(RankId(1)));
   });
 }
 
@@ -93,6 +96,7 @@ TEST(CommFaulty, ACutLastsUntilTheNextConnect) {
         const absl::Status status = Once(exchange, Tag(1, step, 0));
         EXPECT_TRUE(absl::IsUnavailable(status)) << status;
         EXPECT_THAT(status.message(), HasSubstr("rank 1 is gone"));
+        EXPECT_THAT(BlamedPeers(status), ElementsAre(RankId(1)));
       }
     }
     ASSERT_EQ(me.Connect(2), &exchange);

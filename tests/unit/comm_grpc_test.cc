@@ -12,6 +12,7 @@
 #include "comm/grpc/byte_buffer_text.h"
 #include "comm/grpc/row_sender.h"
 #include "comm/grpc/row_service.h"
+#include "engine/parallel/blamed_peers.h"
 #include "gmock/gmock.h"
 #include "grpc/support/log.h"
 #include "grpcpp/generic/generic_stub.h"
@@ -24,6 +25,7 @@ namespace shoal::comm_test {
 namespace {
 
 using ::testing::AnyOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr size_t kMax = 1000;
@@ -169,6 +171,7 @@ class CommGrpc : public ::testing::Test {
     EXPECT_TRUE(absl::IsDataLoss(status)) << status;
     EXPECT_THAT(status.message(),
                 AllOf(HasSubstr("rank 1 sent a corrupt message"), HasSubstr(why)));
+    EXPECT_THAT(BlamedPeers(status), ElementsAre(RankId(1)));
     EXPECT_EQ(stream_->Finish().error_code(), grpc::StatusCode::DATA_LOSS);
   }
 
@@ -240,6 +243,7 @@ TEST_F(CommGrpc, AStreamThatEndsIsADeath) {
   const absl::Status status = Receive(Tag(1, 1, 0)).status();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_THAT(status.message(), HasSubstr("rank 1 is gone"));
+  EXPECT_THAT(BlamedPeers(status), ElementsAre(RankId(1)));
   EXPECT_LT(absl::Now() - start, absl::Seconds(2));
 }
 
@@ -312,9 +316,12 @@ TEST(CommGrpcListen, APeerThatIsNotThereIsNamed) {
       fabric->Connect(Epoch(1), RankId(0), endpoints, In(absl::Milliseconds(300))).status();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_THAT(status.message(), AllOf(HasSubstr("rank 1"), HasSubstr("127.0.0.1:1")));
-  EXPECT_TRUE(absl::IsInvalidArgument(
+  EXPECT_THAT(BlamedPeers(status), ElementsAre(RankId(1)));
+  const absl::Status none =
       fabric->Connect(Epoch(1), RankId(0), {fabric->endpoint(), "shm:x:y"}, In(absl::Seconds(1)))
-          .status()));
+          .status();
+  EXPECT_TRUE(absl::IsInvalidArgument(none)) << none;
+  EXPECT_THAT(BlamedPeers(none), ElementsAre(RankId(1)));
 }
 
 class CommGrpcTls : public ::testing::Test {

@@ -423,6 +423,8 @@ TEST_F(LinkTest, AResultBecomesStepDone) {
   sent.set_step(77);
   sent.mutable_status()->set_code(4);
   sent.mutable_status()->set_message("slow");
+  sent.add_blamed(2);
+  sent.add_blamed(-7);
   sent.set_busy_us(1000);
   sent.set_waiting_us(20);
   sent.add_waiting_dispatch_us(0);
@@ -449,6 +451,7 @@ TEST_F(LinkTest, AResultBecomesStepDone) {
   EXPECT_EQ(done->epoch, Epoch(5));
   EXPECT_EQ(done->step, StepId(77));
   EXPECT_EQ(done->status, absl::DeadlineExceededError("slow"));
+  EXPECT_EQ(done->blamed, (std::vector<RankId>{RankId(2), RankId(-7)}));  // the core checks them
   EXPECT_EQ(done->busy, absl::Milliseconds(1));
   EXPECT_EQ(done->waiting, absl::Microseconds(20));
   EXPECT_EQ(done->waiting_dispatch,
@@ -462,6 +465,18 @@ TEST_F(LinkTest, AResultBecomesStepDone) {
   EXPECT_EQ(done->tokens[0].logprobs, (TokenLogprobs{-0.5f, {{42, -0.5f}}}));
   ASSERT_EQ(done->prompt_logprobs.size(), 1u);
   EXPECT_EQ(done->prompt_logprobs[0].logprobs, (std::vector<TokenLogprobs>{{-2.0f, {}}}));
+}
+
+// However many ranks a message names, no more than a world has are looked at.
+TEST_F(LinkTest, NobodyBlamesMoreThanAWorld) {
+  proto::StepDone done;
+  proto::ConnectFailed failed;
+  for (int32_t rank = 0; rank < 100000; ++rank) {
+    done.add_blamed(rank);
+    failed.add_ranks(rank);
+  }
+  EXPECT_EQ(FromProto(done, WorkerId(1)).value().blamed.size(), 4096u);
+  EXPECT_EQ(FromProto(failed, WorkerId(1)).unreached.size(), 4096u);
 }
 
 TEST_F(LinkTest, ManyMessagesArriveInOrder) {

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/config/read_model_config.h"
 #include "engine/device/reference/reference_kernels.h"
+#include "engine/parallel/blamed_peers.h"
 #include "engine/parallel/local.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -139,7 +140,12 @@ TEST_F(ModelTest, AFailedStepIsRepeatedWithTheSameResult) {
     ASSERT_TRUE(Forward(**model, Good()).ok()) << "the fault surfaced once";
     EXPECT_EQ(logits_, wanted);
     exchange_->corrupt = phase;
-    EXPECT_EQ(Forward(**model, Good()).code(), absl::StatusCode::kDataLoss);
+    const absl::Status status = Forward(**model, Good());
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(
+        std::string(status.message()),
+        HasSubstr(absl::StrCat(ExchangePhaseName(phase), ": rank 0: from rank 0: malformed")));
+    EXPECT_EQ(BlamedPeers(status), std::vector<RankId>{RankId(0)});
     exchange_->corrupt.reset();
     ASSERT_TRUE(Forward(**model, Good()).ok());
     EXPECT_EQ(logits_, wanted);

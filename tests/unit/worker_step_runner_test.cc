@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/parallel/blamed_peers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/cluster.pb.h"
@@ -305,11 +306,28 @@ TEST_F(StepRunnerTest, AFailedForwardCommitsNothing) {
   EXPECT_EQ(done_.status().code(), static_cast<int>(absl::StatusCode::kDeadlineExceeded));
   EXPECT_EQ(done_.status().message(), "rank 2 waits");
   EXPECT_EQ(done_.tokens_size(), 0);
+  EXPECT_THAT(done_.blamed(), ElementsAre());
   model_.result = absl::OkStatus();
   runner_->Reset();
   EXPECT_EQ(runner_->sequences(), 0u);
   Plan();
   EXPECT_TRUE(Run().empty());
+}
+
+TEST_F(StepRunnerTest, AFailureSaysWhomItIsAbout) {
+  TimedExchange exchange(RankId(1), 4, 64);
+  runner_ = std::make_unique<StepRunner>(options_, model_, &exchange);
+  Plan();
+  // A message to itself that is bad is its own fault.
+  model_.result =
+      BlamePeers(absl::DeadlineExceededError("waits"), {RankId(3), RankId(1), RankId(2)});
+  runner_->Run(plan_, done_);
+  EXPECT_EQ(done_.status().message(), "waits");
+  EXPECT_THAT(done_.blamed(), ElementsAre(3, 2));
+  model_.result = absl::OkStatus();
+  Plan();
+  Run();
+  EXPECT_THAT(done_.blamed(), ElementsAre());
 }
 
 // The coordinator has committed tokens up to 12 and 13; the worker has gone on, and its last step

@@ -63,7 +63,9 @@ class Fabric {
   // back; what was in flight is forgotten. The Fabric owns it. Not concurrently with the engine's
   // calls on it. Errors name peer and endpoint: Unavailable for a peer that is not there,
   // DeadlineExceeded for one that did not connect in time, FailedPrecondition for one built or
-  // configured otherwise, Aborted for one in another epoch, or after Abandon.
+  // configured otherwise, Aborted for one in another epoch, or after Abandon. They blame the peers
+  // (BlamedPeers), whatever the code, which may be one that a peer sent. InvalidArgument that
+  // blames nobody: this call itself cannot be.
   //
   // A peer that is left out of an epoch, and does not know it, can do no harm to it whatever it
   // still does and whenever it wakes up: see the README.

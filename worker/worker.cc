@@ -335,8 +335,9 @@ absl::Status Worker::Connect(CoordinatorLink& link, const std::vector<std::strin
     spdlog::log(absl::IsAborted(why) ? spdlog::level::info : spdlog::level::warn,
                 "epoch {}: rank {} cannot connect to its peers: {}", epoch_.value(), rank_.value(),
                 std::string(why.message()));
-    // Nobody is to blame who could come back, and no later epoch will change it.
-    if (absl::IsInvalidArgument(why)) return Leave(link, why);
+    // Nobody is to blame who could come back, and no later epoch will change it. A peer's endpoint
+    // or answer may have that code too.
+    if (absl::IsInvalidArgument(why) && BlamedPeers(why).empty()) return Leave(link, why);
     ReportConnectFailure(link, why);
     return absl::OkStatus();
   }

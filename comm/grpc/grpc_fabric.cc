@@ -9,8 +9,8 @@
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "comm/connect.h"
+#include "engine/base/endpoint.h"
 #include "engine/base/status_macros.h"
 #include "engine/base/steady_clock.h"
 
@@ -101,11 +101,7 @@ GrpcFabric::~GrpcFabric() {
 
 absl::StatusOr<std::unique_ptr<RowSender>> GrpcFabric::Dial(const Hello& mine, RankId peer,
                                                             const std::string& endpoint) {
-  absl::string_view address = endpoint;
-  if (!absl::ConsumePrefix(&address, kPrefix)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("not an endpoint of transport grpc: ", endpoint));
-  }
+  SHOAL_ASSIGN_OR_RETURN(const absl::string_view address, GrpcAddress(endpoint));
   SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<SendSlots> slots,
                          SendSlots::Make(options_.max_message_bytes));
   std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(

@@ -68,9 +68,10 @@ std::string MpiFabric::EndpointOf(RankId rank) const {
   return absl::StrCat(EndpointPrefix(rank.value()), "*");  // MPI knows who it is
 }
 
-absl::Status MpiFabric::CheckRanks(RankId rank, absl::Span<const std::string> endpoints) const {
-  if (rank.value() != runtime_.rank()) {
-    return absl::InvalidArgumentError(absl::StrCat("rank ", rank.value(),
+absl::Status MpiFabric::CheckRanks(const Hello& mine,
+                                   absl::Span<const std::string> endpoints) const {
+  if (mine.rank.value() != runtime_.rank()) {
+    return absl::InvalidArgumentError(absl::StrCat("rank ", mine.rank.value(),
                                                    ": this process is MPI rank ", runtime_.rank(),
                                                    " and can be no other"));
   }
@@ -79,14 +80,15 @@ absl::Status MpiFabric::CheckRanks(RankId rank, absl::Span<const std::string> en
         absl::StrCat("a world of ", endpoints.size(), " ranks: the MPI job has ", runtime_.size(),
                      "; start the workers together with mpirun -n ", endpoints.size()));
   }
-  for (size_t peer = 0; peer < endpoints.size(); ++peer) {
+  std::vector<RankId> unfit;
+  for (int peer = 0; peer < mine.world; ++peer) {
     if (endpoints[peer].empty()) continue;
-    if (!absl::StartsWith(endpoints[peer], EndpointPrefix(static_cast<int>(peer)))) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "endpoint of rank ", peer, ": ", endpoints[peer], " is not that of MPI rank ", peer));
-    }
+    if (!absl::StartsWith(endpoints[peer], EndpointPrefix(peer))) unfit.push_back(RankId(peer));
   }
-  return absl::OkStatus();
+  if (unfit.empty()) return absl::OkStatus();
+  return ConnectError(mine, endpoints, unfit,
+                      absl::InvalidArgumentError(absl::StrCat(
+                          "its endpoint is not that of MPI rank ", unfit.front().value())));
 }
 
 absl::StatusOr<Exchange*> MpiFabric::Connect(Epoch epoch, RankId rank,
@@ -94,7 +96,7 @@ absl::StatusOr<Exchange*> MpiFabric::Connect(Epoch epoch, RankId rank,
                                              absl::Time deadline) {
   SHOAL_ASSIGN_OR_RETURN(
       const Hello mine, BeginConnect(options_, endpoint_, exchange_.get(), epoch, rank, endpoints));
-  SHOAL_RETURN_IF_ERROR(CheckRanks(rank, endpoints));
+  SHOAL_RETURN_IF_ERROR(CheckRanks(mine, endpoints));
   const int world = mine.world;
   SHOAL_RETURN_IF_ERROR(greeting_.Greet(mine, endpoints, deadline, gate_));
   std::vector<bool> present(world);

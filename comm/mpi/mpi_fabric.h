@@ -11,6 +11,7 @@
 #include "comm/carrier.h"
 #include "comm/connect_gate.h"
 #include "comm/fabric.h"
+#include "comm/hello.h"
 #include "comm/lane_exchange.h"
 #include "comm/mpi/mpi_greeting.h"
 #include "comm/mpi/mpi_inlet.h"
@@ -34,7 +35,7 @@ class MpiFabric final : public Fabric, private Carrier {
 
  private:
   MpiFabric(const FabricOptions& options, MpiRuntime& runtime);
-  absl::Status CheckRanks(RankId rank, absl::Span<const std::string> endpoints) const;
+  absl::Status CheckRanks(const Hello& mine, absl::Span<const std::string> endpoints) const;
   // Moves every inlet on. Whether something had arrived.
   bool Progress();
   void RoomMade() override;

@@ -10,13 +10,13 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
+#include "engine/base/endpoint.h"
+#include "engine/base/status_macros.h"
 
 namespace shoal {
 namespace {
 
 constexpr absl::string_view kPrefix = "shm:";
-constexpr size_t kMaxSocketName = 100;  // sun_path holds 107 beside the leading zero
 constexpr size_t kMaxClusterShown = 32;
 
 // The boot id tells machines apart, the network namespace tells containers on one machine apart.
@@ -34,15 +34,8 @@ std::string HostId() {
 std::string ShmEndpoint::ToString() const { return absl::StrCat(kPrefix, host, ":", socket); }
 
 absl::StatusOr<ShmEndpoint> ShmEndpoint::Parse(absl::string_view text) {
-  absl::string_view rest = text;
-  const bool prefixed = absl::ConsumePrefix(&rest, kPrefix);
-  const size_t colon = rest.find(':');
-  if (!prefixed || colon == absl::string_view::npos || colon + 1 == rest.size() ||
-      rest.size() - colon - 1 > kMaxSocketName) {
-    return absl::InvalidArgumentError(absl::StrCat("not an endpoint of transport shm: ", text));
-  }
-  return ShmEndpoint{.host = std::string(rest.substr(0, colon)),
-                     .socket = std::string(rest.substr(colon + 1))};
+  SHOAL_ASSIGN_OR_RETURN(const ShmAddress address, ParseShmEndpoint(text));
+  return ShmEndpoint{.host = std::string(address.host), .socket = std::string(address.socket)};
 }
 
 absl::StatusOr<ShmEndpoint> ShmEndpoint::MakeHere(absl::string_view cluster) {

@@ -48,18 +48,30 @@ ShmFabric::~ShmFabric() {
   exchange_.reset();
 }
 
+absl::StatusOr<ShmEndpoint> ShmFabric::ParsePeer(const std::string& endpoint) const {
+  SHOAL_ASSIGN_OR_RETURN(ShmEndpoint peer, ShmEndpoint::Parse(endpoint));
+  if (peer.host == here_.host) return peer;
+  return absl::FailedPreconditionError(
+      absl::StrCat("transport shm joins ranks of one host: this is ", here_.host, ", it is on ",
+                   peer.host, "; use transport grpc or mpi"));
+}
+
 absl::StatusOr<std::vector<ShmEndpoint>> ShmFabric::ParsePeers(
-    absl::Span<const std::string> endpoints) const {
+    const Hello& mine, absl::Span<const std::string> endpoints) const {
   std::vector<ShmEndpoint> parsed(endpoints.size());
-  for (size_t peer = 0; peer < endpoints.size(); ++peer) {
-    if (endpoints[peer].empty()) continue;
-    SHOAL_ASSIGN_OR_RETURN(parsed[peer], ShmEndpoint::Parse(endpoints[peer]));
-    if (parsed[peer].host != here_.host) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("transport shm joins ranks of one host: this is ", here_.host, ", rank ",
-                       peer, " is on ", parsed[peer].host, "; use transport grpc or mpi"));
+  std::vector<RankId> unfit;
+  absl::Status why;  // of the first
+  for (size_t rank = 0; rank < endpoints.size(); ++rank) {
+    if (endpoints[rank].empty()) continue;
+    absl::StatusOr<ShmEndpoint> peer = ParsePeer(endpoints[rank]);
+    if (peer.ok()) {
+      parsed[rank] = *std::move(peer);
+    } else {
+      unfit.push_back(RankId(static_cast<int32_t>(rank)));
+      why.Update(peer.status());
     }
   }
+  if (!unfit.empty()) return ConnectError(mine, endpoints, unfit, why);
   return parsed;
 }
 
@@ -68,7 +80,7 @@ absl::StatusOr<Exchange*> ShmFabric::Connect(Epoch epoch, RankId rank,
                                              absl::Time deadline) {
   SHOAL_ASSIGN_OR_RETURN(const Hello mine, BeginConnect(options_, endpoint(), exchange_.get(),
                                                         epoch, rank, endpoints));
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<ShmEndpoint> parsed, ParsePeers(endpoints));
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<ShmEndpoint> parsed, ParsePeers(mine, endpoints));
   const int world = mine.world;
   std::vector<Segment> inbound(world);
   for (int peer = 0; peer < world; ++peer) {

@@ -9,6 +9,7 @@
 
 #include "comm/connect_gate.h"
 #include "comm/fabric.h"
+#include "comm/hello.h"
 #include "comm/lane_exchange.h"
 #include "comm/shm/link_watcher.h"
 #include "comm/shm/shm_endpoint.h"
@@ -33,8 +34,11 @@ class ShmFabric final : public Fabric {
             UniqueFd abandoned);
   // Every present rank's endpoint, by rank. Errors: InvalidArgument; FailedPrecondition for one on
   // another host.
+  // One on this host.
+  absl::StatusOr<ShmEndpoint> ParsePeer(const std::string& endpoint) const;
+  // Blames all that are none, or are on another host.
   absl::StatusOr<std::vector<ShmEndpoint>> ParsePeers(
-      absl::Span<const std::string> endpoints) const;
+      const Hello& mine, absl::Span<const std::string> endpoints) const;
 
   FabricOptions options_;
   ShmEndpoint here_;

@@ -16,6 +16,7 @@
 #include "comm/shm/local_socket.h"
 #include "comm/shm/segment.h"
 #include "comm/shm/shm_endpoint.h"
+#include "engine/parallel/blamed_peers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/comm_ranks.h"
@@ -24,6 +25,7 @@ namespace shoal::comm_test {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr size_t kMax = 1000;
@@ -176,10 +178,45 @@ TEST_F(CommShm, EndpointsOfOtherHostsAndTransportsAreRefused) {
   const absl::Status status = connect(elsewhere.ToString());
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
   EXPECT_THAT(status.message(), AllOf(HasSubstr("rank 0"), HasSubstr("another-boot")));
+  EXPECT_THAT(BlamedPeers(status), ElementsAre(RankId(0)));
   for (const std::string bad : {"shm:", "shm:host", "shm:host:", "grpc:127.0.0.1:1"}) {
     EXPECT_TRUE(absl::IsInvalidArgument(connect(bad))) << bad;
+    EXPECT_THAT(BlamedPeers(connect(bad)), ElementsAre(RankId(0))) << bad;
   }
   EXPECT_TRUE(absl::IsInvalidArgument(connect("shm:host:" + std::string(300, 'x'))));
+}
+
+TEST_F(CommShm, AllRanksThatDoNotFitAreBlamed) {
+  ShmEndpoint elsewhere = here_;
+  elsewhere.host = "another-boot/1";
+  const std::vector<std::string> endpoints = {here_.ToString(), endpoints_[1], elsewhere.ToString(),
+                                              "", "x"};
+  const absl::Status status =
+      fabric_->Connect(Epoch(1), RankId(1), endpoints, In(absl::Seconds(1))).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(status.message(), AllOf(HasSubstr("connecting epoch 1: rank 1 and rank 2 (shm:"),
+                                      HasSubstr("(so have 1 others)")));
+  EXPECT_THAT(BlamedPeers(status), ElementsAre(RankId(2), RankId(4)));
+}
+
+// A peer may refuse with any code: what it says is no verdict on our own call.
+TEST_F(CommShm, ACodeThatAPeerSentBlamesThePeer) {
+  const std::unique_ptr<Fabric> fabric = Fabric::Create(Options("shm", kMax)).value();
+  absl::Status status;
+  std::thread caller([&] {
+    status = fabric
+                 ->Connect(Epoch(1), RankId(0), {fabric->endpoint(), here_.ToString()},
+                           In(absl::Seconds(20)))
+                 .status();
+  });
+  UniqueFd socket;
+  while (!socket) socket = AcceptLocal(listener_);
+  ASSERT_TRUE(Receive(socket).ok());
+  const HelloReply refusal = {.verdict = absl::InvalidArgumentError("your face"), .hello = {}};
+  ASSERT_EQ(SendPacket(socket, EncodeHelloReply(refusal), -1), absl::OkStatus());
+  caller.join();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(BlamedPeers(status), ElementsAre(RankId(1)));
 }
 
 // The lower rank dials: a peer that has died is known at once.

@@ -15,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "coordinator/coordinator.h"
 #include "engine/config/read_model_config.h"
+#include "engine/parallel/blamed_peers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "worker/worker.h"
@@ -103,8 +104,8 @@ class ClusterTest : public ::testing::Test {
     std::thread thread;
     absl::Status status;
   };
-  RunningWorker& StartWorker(const std::string& transport,
-                             const std::string& fingerprint = "tiny") {
+  RunningWorker& StartWorker(const std::string& transport, const std::string& fingerprint = "tiny",
+                             WorkerEnvironment& environment = WorkerEnvironment::System()) {
     WorkerOptions options;
     options.model_directory = kModel;
     options.model = Config();
@@ -119,6 +120,7 @@ class ClusterTest : public ::testing::Test {
     options.build = "test";
     options.fingerprint = fingerprint;
     options.host = "here";
+    options.environment = &environment;
     workers_.push_back(std::make_unique<RunningWorker>());
     RunningWorker& running = *workers_.back();
     running.worker = std::make_unique<Worker>(options);
@@ -156,8 +158,67 @@ class ClusterTest : public ::testing::Test {
 
   std::unique_ptr<Listener> listener_;
   std::unique_ptr<Coordinator> coordinator_;
+  std::unique_ptr<WorkerEnvironment> environment_;  // outlives the workers that it was given to
   std::vector<std::unique_ptr<RunningWorker>> workers_;
   RequestId next_request_;
+};
+
+// The machine, with fabrics whose first Connect fails once it has connected; `about_peer`: with an
+// error about the other one of two ranks.
+class FailingOnce final : public WorkerEnvironment {
+ public:
+  FailingOnce(absl::Status why, bool about_peer) : why_(std::move(why)), about_peer_(about_peer) {}
+  absl::Time Now() override { return System().Now(); }
+  void SleepUntil(absl::Time until, absl::Mutex& mutex, const bool& stop) override {
+    System().SleepUntil(until, mutex, stop);
+  }
+  std::unique_ptr<BackgroundWork> RunInBackground(std::function<void()> work,
+                                                  int niceness) override {
+    return System().RunInBackground(std::move(work), niceness);
+  }
+  absl::StatusOr<std::unique_ptr<CoordinatorLink>> Dial(CoordinatorLinkOptions options,
+                                                        const proto::Hello& hello) override {
+    return System().Dial(std::move(options), hello);
+  }
+  absl::StatusOr<std::unique_ptr<Fabric>> CreateFabric(const FabricOptions& options) override {
+    auto fabric = System().CreateFabric(options);
+    if (!fabric.ok()) return fabric.status();
+    return std::make_unique<FailingFabric>(*std::move(fabric),
+                                           std::exchange(why_, absl::OkStatus()), about_peer_);
+  }
+  absl::StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& directory,
+                                                   const ModelConfig& config,
+                                                   const ExpertPlacement& placement,
+                                                   const ModelOptions& options, Kernels& kernels,
+                                                   Exchange& exchange) override {
+    return System().LoadModel(directory, config, placement, options, kernels, exchange);
+  }
+
+ private:
+  class FailingFabric final : public Fabric {
+   public:
+    FailingFabric(std::unique_ptr<Fabric> inner, absl::Status why, bool about_peer)
+        : inner_(std::move(inner)), why_(std::move(why)), about_peer_(about_peer) {}
+    absl::string_view transport() const override { return inner_->transport(); }
+    std::string endpoint() const override { return inner_->endpoint(); }
+    absl::StatusOr<Exchange*> Connect(Epoch epoch, RankId rank,
+                                      absl::Span<const std::string> endpoints,
+                                      absl::Time deadline) override {
+      auto exchange = inner_->Connect(epoch, rank, endpoints, deadline);
+      if (why_.ok()) return exchange;
+      absl::Status why = std::exchange(why_, absl::OkStatus());
+      return about_peer_ ? BlamePeers(std::move(why), {RankId(1 - rank.value())}) : why;
+    }
+    void Abandon(Epoch next) override { inner_->Abandon(next); }
+
+   private:
+    const std::unique_ptr<Fabric> inner_;
+    absl::Status why_;
+    const bool about_peer_;
+  };
+
+  absl::Status why_;
+  const bool about_peer_;
 };
 
 class ClusterTransportTest : public ClusterTest,
@@ -216,6 +277,28 @@ TEST_F(ClusterTest, AStrangerIsSentAwayForGood) {
   EXPECT_THAT(std::string(stranger.status.message()), ::testing::HasSubstr("'another model'"));
   StartWorker("inprocess");
   EXPECT_TRUE(WaitUntilServing());
+}
+
+// A peer's endpoint or its answer may have any code: only what is wrong with the worker itself
+// makes it leave for good.
+TEST_F(ClusterTest, AnErrorAboutAPeerIsNoReasonToLeave) {
+  StartCoordinator(2);
+  StartWorker("inprocess");
+  environment_ = std::make_unique<FailingOnce>(absl::InvalidArgumentError("its endpoint is none"),
+                                               /*about_peer=*/true);
+  RunningWorker& healthy = StartWorker("inprocess", "tiny", *environment_);
+  EXPECT_TRUE(WaitUntilServing());
+  EXPECT_FALSE(healthy.worker->coordinator_knows());
+  EXPECT_TRUE(End(healthy).ok());
+}
+
+TEST_F(ClusterTest, ACallThatCannotBeEndsTheWorker) {
+  StartCoordinator(1);
+  environment_ = std::make_unique<FailingOnce>(absl::InvalidArgumentError("a world of 0 ranks"),
+                                               /*about_peer=*/false);
+  RunningWorker& wrong = StartWorker("inprocess", "tiny", *environment_);
+  wrong.thread.join();
+  EXPECT_EQ(wrong.status, absl::FailedPreconditionError("a world of 0 ranks"));
 }
 
 TEST_F(ClusterTest, AStandbyTakesThePlaceOfTheFirstThatLeaves) {

@@ -21,6 +21,7 @@
 #include "absl/synchronization/mutex.h"
 #include "coordinator/link/translate.h"
 #include "coordinator/link/worker_session_internal.h"
+#include "engine/base/endpoint.h"
 #include "engine/base/status_macros.h"
 #include "engine/base/steady_clock.h"
 
@@ -128,6 +129,8 @@ class WorkerLink::Server final : public proto::Cluster::CallbackService,
 
   absl::Status OnHello(WorkerSession& session, const proto::Hello& hello);
   absl::Status CheckIdentity(const proto::Hello& hello) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether peers can reach it by its endpoint.
+  absl::Status CheckReach(const proto::Hello& hello) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const WorkerLinkOptions options_;
   const Post post_;
@@ -220,9 +223,7 @@ absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
                                 absl::StrCat(hello.max_batch_rows())));
   SHOAL_RETURN_IF_ERROR(
       Differs("max-running", absl::StrCat(wanted.max_running), absl::StrCat(hello.max_running())));
-  if (hello.endpoint().empty()) {
-    return absl::FailedPreconditionError("worker refused: it has no endpoint for its peers");
-  }
+  SHOAL_RETURN_IF_ERROR(CheckReach(hello));
   if (hello.cache_blocks() < 1) {
     return absl::FailedPreconditionError(absl::StrCat(
         "worker refused: it has ", hello.cache_blocks(), " cache blocks, want at least 1"));
@@ -232,6 +233,27 @@ absl::Status WorkerLink::Server::CheckIdentity(const proto::Hello& hello) {
     return absl::OutOfRangeError(absl::StrCat("worker refused: its last epoch is ",
                                                    hello.last_epoch(), ", the cluster's is ",
                                                    epoch_.value()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WorkerLink::Server::CheckReach(const proto::Hello& hello) {
+  if (hello.endpoint().empty()) {
+    return absl::FailedPreconditionError("worker refused: it has no endpoint for its peers");
+  }
+  if (absl::Status status = CheckEndpoint(hello.transport(), hello.endpoint()); !status.ok()) {
+    return absl::FailedPreconditionError(absl::StrCat("worker refused: ", status.message()));
+  }
+  if (hello.transport() != "shm") return absl::OkStatus();
+  SHOAL_ASSIGN_OR_RETURN(const ShmAddress here, ParseShmEndpoint(hello.endpoint()));
+  for (const auto& [worker, other] : joined_) {
+    if (hello.boot_nonce() != 0 && other->boot_nonce == hello.boot_nonce()) continue;  // itself
+    SHOAL_ASSIGN_OR_RETURN(const ShmAddress there, ParseShmEndpoint(other->endpoint));
+    if (there.host == here.host) return absl::OkStatus();  // and so are all others
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker refused: transport shm joins workers of one host: the others are on ",
+                     other->identity->host, " (", there.host, "), this one is on ", hello.host(),
+                     " (", here.host, "); use transport grpc"));
   }
   return absl::OkStatus();
 }

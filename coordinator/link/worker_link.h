@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The coordinator's end of the workers' streams: a gRPC server that turns messages into the core's
 // events and the core's commands into messages. It decides one thing alone: whether a worker is of
-// the same build, model and numerics.
+// the same build, model and numerics, and can be reached by its peers.
 #pragma once
 
 #include <cstddef>

@@ -75,7 +75,7 @@ proto::Hello GoodHello() {
   hello.set_block_tokens(16);
   hello.set_max_batch_rows(64);
   hello.set_max_running(8);
-  hello.set_endpoint("endpoint");
+  hello.set_endpoint("shm:here:socket");
   hello.set_host("here");
   hello.set_pid(4711);
   hello.set_cache_blocks(100);
@@ -331,12 +331,12 @@ TEST_F(LinkTest, APlanArrivesAsItWasSent) {
 TEST_F(LinkTest, AnAssignmentNamesEveryEndpointAndInterrupts) {
   Start();
   proto::Hello hello = GoodHello();
-  hello.set_endpoint("endpoint-0");
+  hello.set_endpoint("shm:here:socket-0");
   std::optional<Epoch> interrupted;
   auto worker = Dial(hello, [&](std::optional<Epoch> epoch) { interrupted = epoch; });
   AssignRank command;
   command.worker = Join(*worker);
-  hello.set_endpoint("endpoint-1");
+  hello.set_endpoint("shm:here:socket-1");
   hello.set_host("there");
   auto other = Dial(hello);
   command.members =
@@ -351,7 +351,8 @@ TEST_F(LinkTest, AnAssignmentNamesEveryEndpointAndInterrupts) {
   ASSERT_TRUE(received.ok() && *received != nullptr);
   EXPECT_EQ(interrupted, Epoch(2));  // before the message could be seen
   EXPECT_EQ((*received)->assign_rank().ShortDebugString(),
-            "epoch: 2 endpoints: \"endpoint-0\" endpoints: \"endpoint-1\" endpoints: \"\" "
+            "epoch: 2 endpoints: \"shm:here:socket-0\" endpoints: \"shm:here:socket-1\" "
+            "endpoints: \"\" "
             "placement { } placement { replicas: 2 replicas: 1 ranks: 0 ranks: 1 ranks: 1 } "
             "host_of_rank: 0 host_of_rank: 1 host_of_rank: -1");
 
@@ -608,6 +609,78 @@ TEST_F(LinkTest, ARedialReplacesTheOldConnection) {
   ASSERT_TRUE(std::holds_alternative<WorkerLost>(lost));
   EXPECT_EQ(std::get<WorkerLost>(lost).worker, old);
   EXPECT_NE(Join(*second), old);
+}
+
+TEST_F(LinkTest, AnEndpointThatNoPeerCouldDialIsRefused) {
+  const std::vector<std::pair<std::string, std::vector<std::string>>> cases = {
+      {"grpc",
+       {"x", "grpc:", "grpc:host", "grpc::1", "grpc:host:", "grpc:host:0", "grpc:host:65536",
+        "grpc:host:-1", "grpc:host:9x", "grpc:a host:9", "grpc:::1:9", "shm:host:socket",
+        "grpc:" + std::string(5000, 'x') + ":9"}},
+      {"shm", {"x", "shm:", "shm:host", "shm:host:", "shm:host:" + std::string(101, 'x')}},
+      {"inprocess", {"x", "inprocess:", "inprocess:x"}},
+      {"mpi", {"x", "mpi:", "mpi:1", "mpi:x:host"}},
+      {"sim", {std::string(5000, 'x')}}};
+  for (const auto& [transport, endpoints] : cases) {
+    for (const std::string& endpoint : endpoints) {
+      Start();
+      proto::Hello hello = GoodHello();
+      hello.set_transport(transport);
+      hello.set_endpoint(endpoint);
+      const absl::Status status = Dial(hello)->Receive(Soon()).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << endpoint;
+      EXPECT_THAT(std::string(status.message()),
+                  HasSubstr(absl::StrCat("worker refused: not an endpoint of transport ", transport,
+                                         ": '", endpoint.substr(0, 20))));
+    }
+  }
+  for (const auto& [transport, endpoint] :
+       std::vector<std::pair<std::string, std::string>>{{"grpc", "grpc:worker-7.example:50051"},
+                                                        {"grpc", "grpc:[fe80::1%eth0]:1"},
+                                                        {"shm", "shm:5c8a/4026531840:shoal-x-1-f"},
+                                                        {"inprocess", "inprocess:0"},
+                                                        {"mpi", "mpi:12:host:99"},
+                                                        {"sim", "process1/0"}}) {
+    Start();
+    proto::Hello hello = GoodHello();
+    hello.set_transport(transport);
+    hello.set_endpoint(endpoint);
+    auto worker = Dial(hello);
+    EXPECT_NE(Join(*worker), WorkerId(-1)) << endpoint;
+    worker.reset();
+    EXPECT_TRUE(std::holds_alternative<WorkerLost>(events_.Next()));
+  }
+}
+
+TEST_F(LinkTest, TransportShmTakesWorkersOfOneHostOnly) {
+  Start();
+  proto::Hello hello = GoodHello();
+  hello.set_boot_nonce(99);
+  auto first = Dial(hello);
+  Join(*first);
+  proto::Hello other = GoodHello();
+  other.set_endpoint("shm:elsewhere:socket");
+  other.set_host("there");
+  const absl::Status status = Dial(other)->Receive(Soon()).status();
+  EXPECT_EQ(status, absl::FailedPreconditionError(
+                        "worker refused: transport shm joins workers of one host: the others are "
+                        "on here (here), this one is on there (elsewhere); use transport grpc"));
+  // One that dials anew is no other, and one of this host is welcome.
+  auto again = Dial(hello);
+  EXPECT_TRUE(std::holds_alternative<WorkerLost>(events_.Next()));
+  Join(*again);
+  {
+    auto second = Dial(GoodHello());
+    Join(*second);
+  }
+  EXPECT_TRUE(std::holds_alternative<WorkerLost>(events_.Next()));
+  // Nor is it, when it is alone, where it has moved to; and whoever is there alone says where.
+  hello.set_endpoint("shm:elsewhere:socket");
+  auto moved = Dial(hello);
+  EXPECT_TRUE(std::holds_alternative<WorkerLost>(events_.Next()));
+  Join(*moved);
+  auto third = Dial(other);
+  Join(*third);
 }
 
 TEST_F(LinkTest, NonsenseEndsOneConnectionOnly) {

@@ -262,6 +262,7 @@ absl::Status WorkerLink::Server::OnHello(WorkerSession& session, const proto::He
   WorkerIdentity identity;
   identity.host = hello.host();
   identity.pid = hello.pid();
+  identity.supervised_as = hello.supervised_as();
   WorkerSession* previous = nullptr;
   WorkerId previous_worker;
   int connected = 0;

@@ -43,6 +43,9 @@ struct WorkerIdentity {
   WorkerId worker;
   std::string host;
   int64_t pid = 0;
+  // A secret of the worker and the process that started it; empty: none did. Hosts and pids are
+  // only what a worker says, and those of two containers may be equal.
+  std::string supervised_as;
 };
 
 struct WorkerLinkOptions {

@@ -68,6 +68,7 @@ absl::Status LocalWorkers::Start(const std::string& coordinator) {
   }
   options.restart = [this](const ChildExit& exit) { return RestartAfter(exit); };
   SHOAL_ASSIGN_OR_RETURN(supervisor_, Supervisor::Start(std::move(options)));
+  if (mpi) return absl::OkStatus();  // the child is mpirun's guard: no rank can be ended alone
   absl::MutexLock lock(&mutex_);
   killer_ = supervisor_.get();
   return absl::OkStatus();
@@ -119,13 +120,13 @@ void LocalWorkers::OnEvicted(const WorkerIdentity& worker, const absl::Status& w
   absl::MutexLock lock(&mutex_);
   if (killer_ == nullptr) return;
   const absl::Time when = may_return ? SteadyNow() + kTimeToReturn : SteadyNow();
-  killer_->KillAt(static_cast<pid_t>(worker.pid), when);
+  killer_->KillAt(worker.supervised_as, when);
 }
 
 void LocalWorkers::OnJoined(const WorkerIdentity& worker) {
   absl::MutexLock lock(&mutex_);
   if (killer_ == nullptr) return;
-  killer_->KillAt(static_cast<pid_t>(worker.pid), absl::InfiniteFuture());
+  killer_->KillAt(worker.supervised_as, absl::InfiniteFuture());
 }
 
 void LocalWorkers::OnSnapshot(const ClusterSnapshot& snapshot) {

@@ -63,7 +63,7 @@ class LocalWorkers {
   absl::Time job_broken_since_ = absl::InfiniteFuture();  // OnSnapshot's own
   std::unique_ptr<Supervisor> supervisor_;
   absl::Mutex mutex_;
-  Supervisor* killer_ ABSL_GUARDED_BY(mutex_) = nullptr;  // supervisor_, once it runs
+  Supervisor* killer_ ABSL_GUARDED_BY(mutex_) = nullptr;  // supervisor_, once it runs; not for mpi
   std::vector<std::unique_ptr<Worker>> workers_;          // transport inprocess
   std::vector<std::thread> threads_;
 };

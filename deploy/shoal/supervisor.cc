@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,8 +17,11 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
+#include "engine/base/status_macros.h"
 #include "engine/base/steady_clock.h"
 
 extern char** environ;
@@ -60,6 +64,13 @@ std::vector<char*> Pointers(const std::vector<std::string>& strings) {
   return pointers;
 }
 
+absl::StatusOr<std::string> NewName() {
+  char bytes[16];
+  if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes))
+    return absl::InternalError(absl::StrCat("getrandom: ", std::strerror(errno)));
+  return absl::BytesToHexString(absl::string_view(bytes, sizeof(bytes)));
+}
+
 }  // namespace
 
 std::string ChildExit::ToString() const {
@@ -73,7 +84,12 @@ class Supervisor::Process {
  public:
   explicit Process(SupervisorOptions options) : options_(std::move(options)) {
     for (size_t i = 0; i < options_.children.size(); ++i) children_.emplace_back();
-    for (char** entry = environ; *entry != nullptr; ++entry) environment_.push_back(*entry);
+    for (char** entry = environ; *entry != nullptr; ++entry) {
+      // What our own supervisor calls us is not for our children.
+      if (!absl::StartsWith(*entry, absl::StrCat(kSupervisedAs, "="))) {
+        environment_.push_back(*entry);
+      }
+    }
   }
 
   absl::Status Start() {
@@ -85,10 +101,10 @@ class Supervisor::Process {
     return start_status_;
   }
 
-  void KillAt(pid_t pid, absl::Time when) {
+  void KillAt(const std::string& supervised_as, absl::Time when) {
     absl::MutexLock lock(&mutex_);
     for (Child& child : children_) {
-      if (child.pid == pid && pid > 0) child.kill_at = when;
+      if (child.pid > 0 && child.supervised_as == supervised_as) child.kill_at = when;
     }
     Wake();
   }
@@ -129,8 +145,9 @@ class Supervisor::Process {
 
  private:
   struct Child {
-    pid_t pid = 0;   // 0: not running
-    int pidfd = -1;  // readable when it has ended
+    pid_t pid = 0;              // 0: not running
+    std::string supervised_as;  // in this life
+    int pidfd = -1;             // readable when it has ended
     absl::Time started;
     absl::Time restart_at = absl::InfiniteFuture();
     absl::Time kill_at = absl::InfiniteFuture();
@@ -147,6 +164,8 @@ class Supervisor::Process {
     Child& child = children_[index];
     std::vector<std::string> environment = environment_;
     environment.insert(environment.end(), spec.environment.begin(), spec.environment.end());
+    SHOAL_ASSIGN_OR_RETURN(child.supervised_as, NewName());
+    environment.push_back(absl::StrCat(kSupervisedAs, "=", child.supervised_as));
     const std::vector<char*> argv = Pointers(spec.argv);
     std::vector<char*> env = Pointers(environment);
     child.restart_at = child.kill_at = absl::InfiniteFuture();
@@ -282,7 +301,9 @@ absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Start(SupervisorOptions 
 Supervisor::Supervisor(std::unique_ptr<Process> process) : process_(std::move(process)) {}
 Supervisor::~Supervisor() { Stop(absl::ZeroDuration()); }
 
-void Supervisor::KillAt(pid_t pid, absl::Time when) { process_->KillAt(pid, when); }
+void Supervisor::KillAt(const std::string& supervised_as, absl::Time when) {
+  process_->KillAt(supervised_as, when);
+}
 void Supervisor::Signal(int child, int signal) { process_->Signal(child, signal); }
 void Supervisor::StopRestarting() { process_->StopRestarting(); }
 void Supervisor::Stop(absl::Duration grace) { process_->Stop(grace); }

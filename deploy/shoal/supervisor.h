@@ -19,6 +19,10 @@
 
 namespace shoal {
 
+// Environment variable that tells a child what its supervisor calls this life of it: 32 random hex
+// digits. Whoever shows them is that process (or started by it).
+inline constexpr char kSupervisedAs[] = "SHOAL_SUPERVISED_AS";
+
 struct ChildSpec {
   std::string name;                      // "worker 2", for messages
   std::vector<std::string> argv;         // argv[0] is a path, or found in PATH
@@ -56,9 +60,10 @@ class Supervisor {
   Supervisor(const Supervisor&) = delete;
   Supervisor& operator=(const Supervisor&) = delete;
 
-  // Ends the child with this pid, if it is one, at `when`, or at once if that has passed; it is then
-  // started again as after any death. A later call replaces the time; InfiniteFuture: not at all.
-  void KillAt(pid_t pid, absl::Time when);
+  // Ends the child that was started as `supervised_as`, if it still runs, at `when`, or at once if
+  // that has passed; it is then started again as after any death. A later call replaces the time;
+  // InfiniteFuture: not at all.
+  void KillAt(const std::string& supervised_as, absl::Time when);
   // Sends a signal to a child, by its index, if it runs.
   void Signal(int child, int signal);
   // Starts nothing again from now on.

@@ -564,11 +564,14 @@ TEST_F(LinkTest, AnEvictedWorkerLearnsWhyAndIsNoEvent) {
     };
   });
   bool interrupted = false;
-  auto worker = Dial(GoodHello(), [&](std::optional<Epoch>) { interrupted = true; });
+  proto::Hello hello = GoodHello();
+  hello.set_supervised_as("a secret");
+  auto worker = Dial(hello, [&](std::optional<Epoch>) { interrupted = true; });
   const WorkerId id = Join(*worker);
   link_->Execute(EvictWorker{id, absl::UnavailableError("its heartbeat stopped")});
   told.WaitForNotification();
   EXPECT_EQ(evicted.pid, 4711);
+  EXPECT_EQ(evicted.supervised_as, "a secret");
   const absl::Status status = worker->Receive(Soon()).status();
   EXPECT_EQ(status, absl::UnavailableError("its heartbeat stopped"));
   EXPECT_TRUE(interrupted);

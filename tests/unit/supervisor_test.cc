@@ -10,8 +10,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -97,34 +99,78 @@ TEST(Supervisor, StartsAgainWhatDiesWithGrowingPauses) {
   (*supervisor)->Stop(absl::Seconds(5));
 }
 
+// A shell that writes its pid and what its supervisor calls it, and sleeps.
+ChildSpec Sleeper(const std::string& file) {
+  unlink(file.c_str());
+  return Shell("sleeper", absl::StrCat("echo $$ $", kSupervisedAs, " > ", file, ".new; mv ", file,
+                                       ".new ", file, "; exec sleep 1000"));
+}
+
+std::pair<pid_t, std::string> ReadSleeper(const std::string& file) {
+  const std::string pid = ReadWhenThere(file);
+  std::ifstream in(file);
+  std::string ignored, name;
+  in >> ignored >> name;
+  unlink(file.c_str());
+  return {std::stoi(pid), name};
+}
+
 TEST(Supervisor, KillsOneAndStartsItAgain) {
   Exits exits;
   SupervisorOptions options;
   const std::string file = ::testing::TempDir() + "/supervisor_pid";
-  unlink(file.c_str());
-  options.children = {Shell("sleeper", absl::StrCat("echo $$ > ", file, "; exec sleep 1000"))};
+  options.children = {Sleeper(file)};
   options.restart = [&](const ChildExit& exit) {
     exits.Add(exit);
     return true;
   };
   auto supervisor = Supervisor::Start(options);
   ASSERT_TRUE(supervisor.ok());
-  const pid_t first = std::stoi(ReadWhenThere(file));
-  (*supervisor)->KillAt(getpid(), absl::Now());  // no child: nothing happens
-  (*supervisor)->KillAt(first, absl::Now() + absl::Milliseconds(100));
-  (*supervisor)->KillAt(first, absl::InfiniteFuture());  // it was pardoned
+  const auto [first, first_name] = ReadSleeper(file);
+  EXPECT_EQ(first_name.size(), 32u);
+  (*supervisor)->KillAt(first_name, absl::Now() + absl::Milliseconds(100));
+  (*supervisor)->KillAt(first_name, absl::InfiniteFuture());  // it was pardoned
   absl::SleepFor(absl::Milliseconds(200));
   EXPECT_TRUE(Alive(first));
-  unlink(file.c_str());
-  (*supervisor)->KillAt(first, absl::Now() + absl::Milliseconds(50));
-  const pid_t second = std::stoi(ReadWhenThere(file));
+  (*supervisor)->KillAt(first_name, absl::Now() + absl::Milliseconds(50));
+  const auto [second, second_name] = ReadSleeper(file);
   EXPECT_NE(first, second);
+  EXPECT_NE(first_name, second_name);
   const std::vector<ChildExit> seen = exits.WaitFor(1);
   ASSERT_EQ(seen.size(), 1u);
   EXPECT_EQ(seen[0].pid, first);
   EXPECT_EQ(seen[0].signal, SIGKILL);
   (*supervisor)->Stop(absl::Seconds(5));
   EXPECT_TRUE(GoneWithin(second, absl::Seconds(1)));
+}
+
+// Who is evicted from the cluster may be anybody's worker, and numbered as a child of ours.
+TEST(Supervisor, KillsNobodyInAnothersStead) {
+  Exits exits;
+  SupervisorOptions options;
+  const std::string file = ::testing::TempDir() + "/others_pid";
+  options.children = {Sleeper(file)};
+  options.restart = [&](const ChildExit& exit) {
+    exits.Add(exit);
+    return true;
+  };
+  setenv(kSupervisedAs, "what our own supervisor calls us", 1);
+  auto supervisor = Supervisor::Start(options);
+  unsetenv(kSupervisedAs);
+  ASSERT_TRUE(supervisor.ok());
+  const auto [first, first_name] = ReadSleeper(file);
+  ASSERT_EQ(first_name.size(), 32u);
+  kill(first, SIGKILL);
+  const auto [second, second_name] = ReadSleeper(file);
+  const std::string strangers[] = {"", absl::StrCat(second), "what our own supervisor calls us",
+                                   second_name.substr(1),
+                                   first_name};  // of a life that is over
+  for (const std::string& stranger : strangers) (*supervisor)->KillAt(stranger, absl::Now());
+  absl::SleepFor(absl::Milliseconds(200));
+  EXPECT_TRUE(Alive(second));
+  EXPECT_EQ(exits.WaitFor(1).size(), 1u);
+  (*supervisor)->KillAt(second_name, absl::Now());
+  EXPECT_TRUE(GoneWithin(second, absl::Seconds(5)));
 }
 
 TEST(Supervisor, StartsNothingAgainWhenToldNotTo) {

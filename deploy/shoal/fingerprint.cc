@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/types/span.h"
@@ -19,6 +20,7 @@ namespace shoal {
 namespace {
 
 constexpr int64_t kWholeBytes = int64_t{64} << 20;
+constexpr int64_t kWholeTensorBytes = int64_t{8} << 20;  // of a larger checkpoint
 constexpr int64_t kSamples = 1024;
 constexpr int64_t kSampleBytes = 4096;
 constexpr int64_t kBufferBytes = int64_t{1} << 20;
@@ -58,8 +60,7 @@ absl::StatusOr<std::string> ModelFingerprint(const Checkpoint& checkpoint) {
   }
   // Tensors in the order of their names, one after another: where they lie in which shard does not
   // matter.
-  const bool whole = total <= kWholeBytes;
-  const int64_t stride = total / kSamples;
+  const int64_t stride = std::max<int64_t>(total / kSamples, 1);
   int64_t position = 0;  // of the tensor at hand
   int64_t next = 0;      // of the next sample
   // Read, not mapped: pages of tensors that are others' must not stay in this process.
@@ -72,11 +73,16 @@ absl::StatusOr<std::string> ModelFingerprint(const Checkpoint& checkpoint) {
       hash.Add(part.data(), part.size());
       return absl::OkStatus();
     };
+    const bool expert = absl::StrContains(name, ".mlp.experts.");
+    const bool whole = total <= kWholeBytes || (!expert && size <= kWholeTensorBytes);
     for (int64_t offset = 0; whole && offset < size; offset += kBufferBytes) {
       SHOAL_RETURN_IF_ERROR(add(offset, kBufferBytes));
     }
-    for (; !whole && next < position + size; next += stride) {
-      SHOAL_RETURN_IF_ERROR(add(next - position, kSampleBytes));
+    if (!whole && !expert && next >= position + size) {
+      SHOAL_RETURN_IF_ERROR(add((size - kSampleBytes) / 2, kSampleBytes));
+    }
+    for (; next < position + size; next += stride) {
+      if (!whole) SHOAL_RETURN_IF_ERROR(add(next - position, kSampleBytes));
     }
     position += size;
   }

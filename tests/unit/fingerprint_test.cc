@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows that a worker keeps no pages of tensors that are not its own: the resident bytes of a
 // checkpoint's mapping, as the kernel counts them, after its fingerprint and from tensor to
-// tensor while one rank of eight loads. Also that fingerprints tell weights and configs apart.
+// tensor while one rank of eight loads. Also that fingerprints tell weights and configs apart, one
+// bit of a small tensor in a large checkpoint included.
 #include "deploy/shoal/fingerprint.h"
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -143,6 +146,76 @@ TEST(Fingerprint, HashesAllOfASmallCheckpoint) {
   const auto config = fingerprint();
   EXPECT_NE(config.first, first.first);
   EXPECT_EQ(config.second, weights.second);
+}
+
+// A checkpoint of 16 GiB that is all holes: one layer's tensors, the expert's far the largest.
+class SparseCheckpoint {
+ public:
+  SparseCheckpoint() : copy_("v3") {
+    std::string header = "{";
+    int64_t end = 0;
+    const auto add = [&](const std::string& name, const std::string& shape, int64_t bytes) {
+      begins_[name] = end;
+      absl::StrAppend(&header, end == 0 ? "" : ",", "\"", name,
+                      "\":{\"dtype\":\"BF16\",\"shape\":[", shape, "],\"data_offsets\":[", end, ",",
+                      end + bytes, "]}");
+      end += bytes;
+    };
+    add("model.layers.3.input_layernorm.weight", "7168", 7168 * 2);
+    add("model.layers.3.mlp.experts.0.up_proj.weight", "8192,1048576", kMiB << 14);
+    add("model.layers.3.mlp.gate.e_score_correction_bias", "256", 256 * 2);
+    add("model.layers.3.mlp.gate.weight", "256,7168", 256 * 7168 * 2);
+    add("model.layers.3.mlp.shared_experts.up_proj.weight", "512,9216", 9 * kMiB);
+    header += "}";
+    header.resize((header.size() + 7) / 8 * 8, ' ');
+    std::string length;
+    for (int i = 0; i < 8; ++i) length += static_cast<char>(header.size() >> (8 * i) & 0xff);
+    copy_.WriteText("model.safetensors", length + header);
+    data_ = 8 + static_cast<int64_t>(header.size());
+    std::filesystem::resize_file(copy_.Path("model.safetensors"), data_ + end);
+  }
+
+  void Write(const std::string& tensor, int64_t offset, const std::string& bytes) {
+    std::fstream file(copy_.Path("model.safetensors"),
+                      std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(data_ + begins_.at(tensor) + offset);
+    file << bytes;
+    ASSERT_TRUE(file.flush().good());
+  }
+
+  std::string Fingerprint() const {
+    const auto checkpoint = Checkpoint::Open(copy_.folder());
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    if (!checkpoint.ok()) return "";
+    const auto hash = ModelFingerprint(**checkpoint);
+    EXPECT_TRUE(hash.ok()) << hash.status();
+    return hash.value_or("");
+  }
+
+ private:
+  CheckpointCopy copy_;
+  std::map<std::string, int64_t> begins_;
+  int64_t data_ = 0;  // in the file
+};
+
+TEST(Fingerprint, SeesOneBitOfASmallTensorInALargeCheckpoint) {
+  SparseCheckpoint checkpoint;
+  std::set<std::string> seen = {checkpoint.Fingerprint()};
+  for (const char* name :
+       {"input_layernorm.weight", "mlp.gate.e_score_correction_bias", "mlp.gate.weight"}) {
+    SCOPED_TRACE(name);
+    checkpoint.Write(absl::StrCat("model.layers.3.", name), 333, "\x01");
+    EXPECT_TRUE(seen.insert(checkpoint.Fingerprint()).second);
+  }
+}
+
+TEST(Fingerprint, SamplesEveryLargeTensorThatIsNoExpert) {
+  SparseCheckpoint checkpoint;
+  const std::string before = checkpoint.Fingerprint();
+  // A sample every 16 MiB: this tensor lies behind the last one.
+  checkpoint.Write("model.layers.3.mlp.shared_experts.up_proj.weight", 0,
+                   std::string(9 * kMiB, '\x3c'));
+  EXPECT_NE(checkpoint.Fingerprint(), before);
 }
 
 }  // namespace

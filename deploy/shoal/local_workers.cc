@@ -4,7 +4,6 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -90,6 +89,7 @@ void LocalWorkers::StartThreads(const std::string& coordinator) {
 }
 
 bool LocalWorkers::RestartAfter(const ChildExit& exit) {
+  job_watch_.Restarted();
   if (has_served_) {
     spdlog::warn("{}; starting it again", exit.ToString());
     return true;
@@ -131,17 +131,8 @@ void LocalWorkers::OnJoined(const WorkerIdentity& worker) {
 
 void LocalWorkers::OnSnapshot(const ClusterSnapshot& snapshot) {
   if (config_.transport != "mpi" || !has_served_) return;
-  const bool idle = snapshot.requests_running == 0 && snapshot.requests_waiting == 0;
-  const bool whole =
-      std::all_of(snapshot.workers.begin(), snapshot.workers.end(),
-                  [](const WorkerSnapshot& worker) { return worker.state != "gone"; });
-  if (snapshot.serving && (whole || !idle)) {
-    job_broken_since_ = absl::InfiniteFuture();
-    return;
-  }
-  job_broken_since_ = std::min(job_broken_since_, SteadyNow());
-  if (SteadyNow() - job_broken_since_ < kTimeToReturn) return;
-  job_broken_since_ = absl::InfiniteFuture();
+  if (!job_watch_.IsBroken(snapshot, SteadyNow())) return;
+  job_watch_.Restarted();
   spdlog::warn("the MPI job has lost ranks that cannot be replaced; starting it again");
   supervisor_->Signal(0, SIGTERM);
 }

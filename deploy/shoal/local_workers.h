@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The workers of a local cluster: child processes under a supervisor, ranks under one mpirun, or
 // threads. A process that dies is started again. Of an MPI job the others go on; a new process cannot
-// take the dead one's place, so the job is started again when its loss is felt (requests wait) or
-// nobody would notice (there are none).
+// take the dead one's place, so the whole job is started again when it must (job_watch.h).
 #pragma once
 
 #include <atomic>
@@ -19,6 +18,7 @@
 #include "coordinator/core/core.h"
 #include "coordinator/link/worker_link.h"
 #include "deploy/shoal/config.h"
+#include "deploy/shoal/job_watch.h"
 #include "deploy/shoal/served_model.h"
 #include "deploy/shoal/stop_signal.h"
 #include "deploy/shoal/supervisor.h"
@@ -60,7 +60,7 @@ class LocalWorkers {
   StopSignal& stop_;
   std::atomic<bool> has_served_ = false;
   int early_crashes_ = 0;  // the supervisor's thread's own
-  absl::Time job_broken_since_ = absl::InfiniteFuture();  // OnSnapshot's own
+  JobWatch job_watch_;     // transport mpi
   std::unique_ptr<Supervisor> supervisor_;
   absl::Mutex mutex_;
   Supervisor* killer_ ABSL_GUARDED_BY(mutex_) = nullptr;  // supervisor_, once it runs; not for mpi

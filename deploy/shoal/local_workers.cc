@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -90,12 +91,12 @@ void LocalWorkers::StartThreads(const std::string& coordinator) {
 
 bool LocalWorkers::RestartAfter(const ChildExit& exit) {
   job_watch_.Restarted();
-  if (has_served_) {
-    spdlog::warn("{}; starting it again", exit.ToString());
-    return true;
-  }
   // Shells and mpirun report a signal as a code beyond 128.
   const bool crashed = exit.signal != 0 || exit.code > 128;
+  if (has_served_) {
+    LogRestart(exit, crashed);
+    return true;
+  }
   if (crashed && ++early_crashes_ <= kMaxEarlyCrashes) {
     spdlog::warn("{} before the cluster was ready; starting it again", exit.ToString());
     return true;
@@ -106,12 +107,23 @@ bool LocalWorkers::RestartAfter(const ChildExit& exit) {
   return false;
 }
 
+// Whoever ends by itself, as for a model that it cannot serve, will do so after every start.
+void LocalWorkers::LogRestart(const ChildExit& exit, bool crashed) {
+  std::optional<std::string> more = "";
+  if (!crashed) more = repeats_.Say(absl::StrCat(exit.name, ": code ", exit.code), SteadyNow());
+  spdlog::log(more.has_value() ? spdlog::level::warn : spdlog::level::debug,
+              "{}; starting it again{}", exit.ToString(), more.value_or(""));
+}
+
 void LocalWorkers::OnFailure(const WorkerIdentity& worker, const absl::Status& why) {
-  if (has_served_) {
-    spdlog::error("worker {} on {}: {}", worker.pid, worker.host, std::string(why.message()));
-  } else {
+  if (!has_served_) {
     stop_.Fail(why);
+    return;
   }
+  const std::string reason(why.message());
+  const auto more = repeats_.Say(absl::StrCat(worker.host, ": ", reason), SteadyNow());
+  spdlog::log(more.has_value() ? spdlog::level::err : spdlog::level::debug, "worker {} on {}: {}{}",
+              worker.pid, worker.host, reason, more.value_or(""));
 }
 
 void LocalWorkers::OnEvicted(const WorkerIdentity& worker, const absl::Status& why) {

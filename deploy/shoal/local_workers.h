@@ -19,6 +19,7 @@
 #include "coordinator/link/worker_link.h"
 #include "deploy/shoal/config.h"
 #include "deploy/shoal/job_watch.h"
+#include "deploy/shoal/repeats.h"
 #include "deploy/shoal/served_model.h"
 #include "deploy/shoal/stop_signal.h"
 #include "deploy/shoal/supervisor.h"
@@ -52,6 +53,7 @@ class LocalWorkers {
 
  private:
   bool RestartAfter(const ChildExit& exit);
+  void LogRestart(const ChildExit& exit, bool crashed);
   std::vector<std::string> WorkerCommand(const std::string& coordinator) const;
   void StartThreads(const std::string& coordinator);
 
@@ -61,6 +63,7 @@ class LocalWorkers {
   std::atomic<bool> has_served_ = false;
   int early_crashes_ = 0;  // the supervisor's thread's own
   JobWatch job_watch_;     // transport mpi
+  Repeats repeats_;
   std::unique_ptr<Supervisor> supervisor_;
   absl::Mutex mutex_;
   Supervisor* killer_ ABSL_GUARDED_BY(mutex_) = nullptr;  // supervisor_, once it runs; not for mpi

@@ -78,7 +78,7 @@ absl::StatusOr<std::string> ModelFingerprint(const Checkpoint& checkpoint) {
     for (int64_t offset = 0; whole && offset < size; offset += kBufferBytes) {
       SHOAL_RETURN_IF_ERROR(add(offset, kBufferBytes));
     }
-    if (!whole && !expert && next >= position + size) {
+    if (!whole && !expert) {
       SHOAL_RETURN_IF_ERROR(add((size - kSampleBytes) / 2, kSampleBytes));
     }
     for (; next < position + size; next += stride) {

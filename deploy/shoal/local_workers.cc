@@ -127,7 +127,8 @@ void LocalWorkers::OnFailure(const WorkerIdentity& worker, const absl::Status& w
 }
 
 void LocalWorkers::OnEvicted(const WorkerIdentity& worker, const absl::Status& why) {
-  spdlog::warn("worker {} was evicted: {}", worker.pid, std::string(why.message()));
+  spdlog::warn("worker {} on {} was evicted: {}", worker.pid, worker.host,
+               std::string(why.message()));
   const bool may_return = absl::IsUnavailable(why) || absl::IsDeadlineExceeded(why);
   absl::MutexLock lock(&mutex_);
   if (killer_ == nullptr) return;

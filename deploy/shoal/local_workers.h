@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The workers of a local cluster: child processes under a supervisor, ranks under one mpirun, or
-// threads. A process that dies is started again. Of an MPI job the others go on; a new process cannot
-// take the dead one's place, so the whole job is started again when it must (job_watch.h).
+// threads. A process that dies is started again. Of an MPI job the others go on; a new process
+// cannot take the dead one's place, so the whole job is started again when it must (job_watch.h).
 #pragma once
 
 #include <atomic>

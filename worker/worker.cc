@@ -159,6 +159,7 @@ void Worker::FillHello(proto::Hello& hello) {
   hello.set_endpoint(fabric_->endpoint());
   hello.set_host(options_.host);
   hello.set_pid(getpid());
+  hello.set_supervised_as(options_.supervised_as);
   hello.set_cache_blocks(options_.cache_blocks);
   if (fabric_->fixed_rank() >= 0) {
     hello.set_wanted_rank(fabric_->fixed_rank());

@@ -59,6 +59,7 @@ struct WorkerOptions {
   // Give up when the coordinator says goodbye, or cannot be reached for `patience`. Otherwise dial
   // for ever.
   bool supervised = false;
+  std::string supervised_as;  // what the process that started it calls it
   absl::Duration patience = absl::Seconds(5);
   // Asked before loading, when the rank is known: is there memory for it? May be null.
   std::function<absl::Status(const ExpertPlacement&, RankId)> check_memory;

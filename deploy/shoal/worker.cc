@@ -10,7 +10,6 @@
 #include <csignal>
 #include <cstdlib>
 #include <memory>
-#include <optional>
 #include <string>
 #include <thread>
 
@@ -22,7 +21,6 @@
 #include "deploy/shoal/logging.h"
 #include "deploy/shoal/memory_ledger.h"
 #include "deploy/shoal/stop_signal.h"
-#include "deploy/shoal/supervised_environment.h"
 #include "deploy/shoal/supervisor.h"
 #include "deploy/shoal/worker_options.h"
 #include "engine/base/status_macros.h"
@@ -50,9 +48,8 @@ absl::Status Work(ShoalConfig config, bool& told) {
   SHOAL_ASSIGN_OR_RETURN(const int64_t cache_blocks,
                          CacheBlocks(config, model, available, available / 2));
   WorkerOptions options = MakeWorkerOptions(config, model, fingerprint, cache_blocks);
-  std::optional<SupervisedEnvironment> environment;
   if (const char* name = std::getenv(kSupervisedAs); name != nullptr && config.supervised) {
-    options.environment = &environment.emplace(name);
+    options.supervised_as = name;
   }
   if (!config.supervised) {
     // `serve` has counted for all its workers already.

@@ -434,7 +434,7 @@ def test_links_that_are_cut_or_slow_lose_nothing(rounds, between, expected):
                 proxy.cut()
                 wait_for(lambda: head.cluster()["epoch"] > epoch, 10, f"round {round_}: noticed")
             wait_until_whole(head)
-        assert load.finish() >= 2 * rounds
+        assert load.finish() >= rounds
         assert set(head.worker_pids()) == {process.pid for process in processes}  # nobody had to start anew
 
 

@@ -4,7 +4,9 @@
 dead worker go on. Starts `shoal serve` for each transport, streams from it, kills (or stops) a worker at a random moment,
 and prints distributions over many rounds, beside the gaps of the same streams before anything happened. Which worker a
 stream runs on the cluster says, before the fault: streams begin one by one, and /cluster shows where each has gone. A
-round in which the cluster replayed other than the victim's sequences counts all of its streams as unaffected.
+round in which the cluster replayed other than the victim's sequences counts all of its streams as unaffected. What an
+affected stream's replay takes is measured after each round, when the cluster is whole and idle: the time to the first token
+of its prompt and what had come of its text, one stream after the other, under a beginning that no cache has.
 
   benchmarks/failover.py --model deploy/models/shoal-tiny --rounds 20 --transport shm grpc --fault kill stop
 
@@ -15,7 +17,9 @@ streams, and the cost of what is there for failover alone is the ratio of each p
 """
 
 import argparse
+import itertools
 import json
+import math
 import os
 import pathlib
 import random
@@ -31,23 +35,25 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 WATCH_S = 2.0  # after the fault
 CALM_S = 1.0  # before it
+FLIGHT_S = 0.1  # after it: what the victim has computed has reached the clients; gaps that begin later are others
 
 
 class Stream:
     """A streamed completion: when something of it arrived. Bytes are looked at as little as possible."""
 
-    def __init__(self, address, index, chance, tokens):
-        body = json.dumps({"model": "bench", "prompt": f"Scene {index}:\n" + "My lord, " * chance.randint(1, 40),
-                           "max_tokens": tokens, "ignore_eos": True, "temperature": 0.8, "seed": index,
-                           "stream": True}).encode()
+    def __init__(self, address, prompt, tokens, seed):
+        body = json.dumps({"model": "bench", "prompt": prompt, "max_tokens": tokens, "ignore_eos": True,
+                           "temperature": 0.8, "seed": seed, "stream": True}).encode()
         self.socket = socket.create_connection(address)
         self.socket.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
                             b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
         self.socket.setblocking(False)
+        self.prompt, self.received = prompt, b""
         self.arrivals, self.ended, self.error = [], False, None
 
     def read(self, now):
         data = self.socket.recv(1 << 16)
+        self.received += data
         if b"data: [DONE]" in data:
             self.ended = True
         elif not data:
@@ -57,11 +63,16 @@ class Stream:
         if b"data: {" in data:
             self.arrivals.append(now)
 
-    def longest_gap(self, begin, end):
-        """Of the gaps that touch [begin, end]: the longest, in seconds, and when it was over."""
+    def text(self):
+        lines = self.received.split(b"\n")[:-1]
+        return "".join(json.loads(line[6:])["choices"][0]["text"] for line in lines if line.startswith(b"data: {"))
+
+    def longest_gap(self, begin, end, begun_within=math.inf):
+        """Of the gaps that touch [begin, end]: the longest, in seconds, and when it was over. One that begins later than
+        so long after the begin does not count."""
         times = [t for t in self.arrivals if t <= end]
-        gaps = [(b - a, b) for a, b in zip(times, times[1:]) if b >= begin]
-        if not self.ended and times:
+        gaps = [(b - a, b) for a, b in zip(times, times[1:]) if b >= begin and a <= begin + begun_within]
+        if not self.ended and times and times[-1] <= begin + begun_within:
             gaps.append((end - times[-1], end))
         return max(gaps, default=(0.0, begin))
 
@@ -121,12 +132,26 @@ def watch(streams, until, enough=None):
                     selector.unregister(key.fileobj)
 
 
+def prompt_of(index, chance):
+    return f"Scene {index}:\n" + "My lord, " * chance.randint(1, 40)
+
+
+def replay_ms(cluster, text, seen=itertools.count()):
+    """Until the first token after a text as long as this, which nothing cached begins like."""
+    begin = time.monotonic()
+    stream = Stream(cluster.address, f"Act {next(seen)}, " + text.removeprefix("Scene "), 1, 0)
+    watch([stream], begin + 60, lambda: stream.arrivals)
+    stream.socket.close()
+    assert stream.arrivals, stream.error
+    return 1e3 * (stream.arrivals[0] - begin)
+
+
 def begin_streams(cluster, arguments, chance):
     """Streams that have begun, and the rank that each of them runs on."""
     streams, ranks = [], []
     running = [worker["running_sequences"] for worker in cluster.state()["workers"]]
     for index in range(arguments.streams):
-        streams.append(Stream(cluster.address, index, chance, arguments.tokens))
+        streams.append(Stream(cluster.address, prompt_of(index, chance), arguments.tokens, index))
         deadline = time.monotonic() + 60
         while True:
             watch(streams, time.monotonic() + 0.002)
@@ -140,13 +165,16 @@ def begin_streams(cluster, arguments, chance):
 
 
 def one_round(cluster, arguments, fault, chance):
-    """Gaps in ms: {"calm": [...], "unaffected": [...], "resumed": [...]} and the phases the cluster itself measured."""
+    """Gaps in ms: {"calm": [...], "unaffected": [...], "resumed": [...]}, what the replay of each resumed one takes, and
+    the phases the cluster itself measured."""
     streams, ranks = begin_streams(cluster, arguments, chance)
     watch(streams, time.monotonic() + 60, lambda: all(len(stream.arrivals) > 20 or stream.error for stream in streams))
     assert not any(stream.error for stream in streams), [stream.error for stream in streams]
     watch(streams, time.monotonic() + CALM_S + chance.uniform(0, 0.3))
     before = cluster.state()
     victim = chance.choice(before["workers"])
+    texts = {stream: stream.prompt + stream.text() for stream, rank in zip(streams, ranks) if rank == victim["rank"]}
+    watch(streams, time.monotonic() + 0.002)
     struck = time.monotonic()
     os.kill(victim["pid"], signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
     watch(streams, struck + WATCH_S)
@@ -154,7 +182,7 @@ def one_round(cluster, arguments, fault, chance):
     failed = [stream.error for stream in streams if stream.error]
     losses = [recovery for recovery in cluster.state()["recoveries"]
               if recovery["epoch"] > before["epoch"] and recovery["cause"] != "entry"]
-    affected = [stream for stream, rank in zip(streams, ranks) if rank == victim["rank"]]
+    affected = list(texts)
     clear = (len(affected) == sum(recovery["replayed"] for recovery in losses) and
              before["preemptions"] == cluster.state()["preemptions"])
     if not clear:
@@ -162,7 +190,7 @@ def one_round(cluster, arguments, fault, chance):
     result = {
         "calm": [1e3 * stream.longest_gap(struck - CALM_S, struck)[0] for stream in streams],
         "unaffected": [1e3 * stream.longest_gap(struck, end)[0] for stream in streams if stream not in affected],
-        "resumed": [1e3 * (stream.longest_gap(struck, end)[1] - struck) for stream in affected],
+        "resumed": [1e3 * (stream.longest_gap(struck, end, FLIGHT_S)[1] - struck) for stream in affected],
         "unclear": [] if clear else [victim["rank"]],
         "failed": failed,
     }
@@ -172,6 +200,9 @@ def one_round(cluster, arguments, fault, chance):
         os.kill(victim["pid"], signal.SIGCONT)
     for stream in streams:
         stream.socket.close()
+    cluster.wait_until_whole(arguments.holders)
+    result["replay_ms"] = [replay_ms(cluster, texts[stream]) for stream in affected]
+    result["beyond_replay_ms"] = [gap - replay for gap, replay in zip(result["resumed"], result["replay_ms"])]
     return result
 
 
@@ -180,7 +211,8 @@ def steady_turn(cluster, arguments, seed):
     cluster.wait_until_whole(1)
     tokens, cpu, begin = cluster.state()["generation_tokens"], cluster.cpu_seconds(), time.monotonic()
     chance = random.Random(seed)
-    streams = [Stream(cluster.address, index, chance, arguments.tokens) for index in range(arguments.streams)]
+    streams = [Stream(cluster.address, prompt_of(index, chance), arguments.tokens, index)
+               for index in range(arguments.streams)]
     watch(streams, begin + 120, lambda: all(stream.ended for stream in streams))
     end = time.monotonic()
     errors = [stream.error for stream in streams if stream.error]
@@ -270,6 +302,8 @@ def main():
             show("longest gap in a calm second", sums["calm"], "streams")
             show("longest gap, unaffected streams", sums["unaffected"], "streams")
             show("affected streams go on after", sums["resumed"], "streams")
+            show("their replay, each by itself", sums["replay_ms"], "streams")
+            show("beyond replay (bar 300)", sums["beyond_replay_ms"], "streams")
             show("cluster: silent before suspected", sums["silent_ms"], "deaths")
             show("cluster: suspected -> decided", sums["decided_ms"], "deaths")
             show("cluster: suspected -> fenced", sums["fenced_ms"], "deaths")

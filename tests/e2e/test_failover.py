@@ -6,6 +6,7 @@ compared with the answer of a cluster that nothing happened to."""
 import contextlib
 import http.client
 import json
+import math
 import os
 import random
 import shutil
@@ -319,14 +320,14 @@ def test_one_holder_is_enough_to_lose_nothing_only_slower(expected):
 
 
 class Proxy:
-    """TCP in between that can be slow, cut, refusing (connections) or deaf (to all that is said)."""
+    """TCP in between that can be slow, cut, refusing (connections), or swallow what comes after so many bytes."""
 
     def __init__(self, port, at=("127.0.0.1", 0)):
         self._target = ("127.0.0.1", port)
         self._listener = socket.create_server(at)
         self.port = self._listener.getsockname()[1]
         self.delay_s = 0
-        self.refusing = self.deaf = False
+        self.refusing, self.carries = False, math.inf  # bytes of each connection, each way
         self._sockets = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -348,13 +349,14 @@ class Proxy:
                     threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
 
     def _carry(self, source, sink):
+        seen = 0
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                seen += len(data)
                 if self.delay_s:
                     time.sleep(self.delay_s)
-                if self.deaf:
-                    continue
-                sink.sendall(data)
+                if seen <= self.carries:
+                    sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -387,26 +389,26 @@ def exchange_behind_proxy(stack):
 
 
 @contextlib.contextmanager
-def cluster_behind_proxies(workers=3, between="coordinator"):
+def cluster_behind_proxies(*flags, workers=3, between="coordinator"):
     """Workers by hand whose streams to the coordinator pass through a proxy each; or those of their peers to them."""
     port = free_port()
     with contextlib.ExitStack() as stack:
         head = stack.enter_context(
             Head("coordinator", "--model", MODEL, "--workers", workers, "--holders", 2, "--cluster-listen",
-                 f"127.0.0.1:{port}", "--http", "127.0.0.1:0"))
+                 f"127.0.0.1:{port}", "--http", "127.0.0.1:0", *flags))
         head.wait_for_text(f"waiting for {workers} workers")
         proxies, processes = [], []
         for _ in range(workers):
-            dial, flags = port, ("--transport", "shm", "--cluster-name", f"proxies-{port}")
+            dial, transport = port, ("--transport", "shm", "--cluster-name", f"proxies-{port}")
             if between == "workers":
-                proxy, flags = exchange_behind_proxy(stack)
+                proxy, transport = exchange_behind_proxy(stack)
             else:
                 proxy = Proxy(port)
                 stack.callback(proxy.close)
                 dial = proxy.port
             proxies.append(proxy)
             processes.append(stack.enter_context(
-                Process("worker", "--model", MODEL, "--coordinator", f"127.0.0.1:{dial}", *flags, "--threads", 1)))
+                Process("worker", "--model", MODEL, "--coordinator", f"127.0.0.1:{dial}", *transport, "--threads", 1)))
         head.wait_until_listening()
         head.port, head.cluster_name = port, f"proxies-{port}"
         yield head, proxies, processes
@@ -438,27 +440,53 @@ def test_links_that_are_cut_or_slow_lose_nothing(rounds, between, expected):
         assert set(head.worker_pids()) == {process.pid for process in processes}  # nobody had to start anew
 
 
-@pytest.mark.parametrize("how", ["refusing", "deaf"])
+def left_out(head):
+    return [worker["pid"] for worker in head.cluster()["workers"] if worker["state"] == "left out"]
+
+
+@pytest.mark.parametrize("how", ["refusing", "carries"])
 def test_a_worker_that_its_peers_cannot_reach_is_left_out_until_they_can(how, expected):
     with cluster_behind_proxies(between="workers") as (head, proxies, processes):
         pids = {process.pid for process in processes}
         load = Load(head.url, expected, clients=2, kinds=shorter_than(201))
         time.sleep(0.5)
-        setattr(proxies[1], how, True)
+        healthy = getattr(proxies[1], how)
+        setattr(proxies[1], how, how == "refusing")
         if how == "refusing":
             proxies[1].cut()
-        out = lambda: [worker["pid"] for worker in head.cluster()["workers"] if worker["state"] == "left out"]
-        wait_for(lambda: out() == [processes[1].pid], 30, "left out")
+        wait_for(lambda: left_out(head) == [processes[1].pid], 30, "left out")
         wait_for(head.serving, 10, "going on")
         tokens = head.cluster()["generation_tokens"]
         wait_for(lambda: head.cluster()["generation_tokens"] > tokens + 20, 10, "tokens")
         assert "left out" in run("status", head.url)[1]
         assert any("cannot connect" in line or "connecting epoch" in line for line in head.err().splitlines())
-        setattr(proxies[1], how, False)
+        setattr(proxies[1], how, healthy)
         proxies[1].cut()  # what was lost on a connection is lost
         wait_until_whole(head)
         assert load.finish() >= 2
         assert set(head.worker_pids()) == pids
+
+
+def test_new_requests_are_taken_while_members_cannot_connect(expected):
+    """One of three has died, and what is said to the one that comes instead is swallowed: its epoch is long in the making."""
+    with cluster_behind_proxies(between="workers") as (head, _, processes), contextlib.ExitStack() as stack:
+        processes[0].kill()
+        proxy, flags = exchange_behind_proxy(stack)
+        proxy.carries = 0
+        newcomer = stack.enter_context(Process("worker", "--model", MODEL, "--coordinator", f"127.0.0.1:{head.port}",
+                                               *flags, "--threads", 1))
+        serving, answers = set(), []
+
+        def is_left_out():
+            answers.append(Answer(head.url, "another one with the same beginning"))
+            serving.add(head.serving())
+            time.sleep(0.1)
+            return left_out(head) == [newcomer.pid]
+
+        wait_for(is_left_out, 30, "left out")
+        for answer in answers:
+            assert answer.result() == expected[answer.kind]
+        assert serving == {True, False}  # some came when no step could be computed
 
 
 # --- Who may not take part --------------------------------------------------------------------------------------------

@@ -118,7 +118,12 @@ class Membership {
     std::vector<RankId> ranks;
     bool needed = false;
   };
-  InTheWay WhoIsInTheWay(absl::Span<const Accusation> accusations) const;
+  // absent: whom it must do without already.
+  InTheWay WhoIsInTheWay(absl::Span<const Accusation> accusations,
+                         const std::vector<RankId>& absent) const;
+  // The same for steps that failed. What was told of others within the last minute counts too: those
+  // left out for it come again, if all get on without somebody else.
+  InTheWay WhoFailsSteps(absl::Time now);
   // Leaves them out; one that was left out before loses its rank if a standby is there to take it.
   // Needed ones try again with all others; after a while standbys take their ranks, one at a time.
   void KeepOut(const InTheWay& out, absl::Time now, std::vector<Command>& commands);
@@ -161,6 +166,13 @@ class Membership {
   Accusations accusations_;  // of the announced epoch
   std::shared_ptr<const UnitMembers> members_;  // of the epoch announced last
   FailedSteps failed_steps_;  // of epochs in a row with these members
+  // What led to leaves before. Of workers: who has a rank may change.
+  struct PastAccusation {
+    WorkerId by;
+    WorkerId of;
+    absl::Time told;
+  };
+  std::vector<PastAccusation> past_accusations_;
   std::string entrants_;
   absl::Time entrants_since_;
   std::string paused_;

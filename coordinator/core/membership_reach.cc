@@ -17,6 +17,8 @@ constexpr absl::Duration kPatienceWithTheNeeded = absl::Seconds(15);
 // Two failures may be two accidents, if they come one upon the other.
 constexpr int kMostFailedSteps = 3;
 constexpr absl::Duration kLongFailure = absl::Seconds(5);
+constexpr absl::Duration kTimeOfAccusation = absl::Minutes(1);
+constexpr size_t kMostAccusations = 100'000;  // beyond: all is forgotten
 
 }  // namespace
 
@@ -43,7 +45,7 @@ std::vector<RankId> Membership::OtherMembers(RankId by, absl::Span<const RankId>
 
 std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>& commands) {
   if (!accusations_.Complete(unready_, now)) return std::nullopt;
-  const InTheWay out = WhoIsInTheWay(accusations_.all());
+  const InTheWay out = WhoIsInTheWay(accusations_.all(), AbsentRanks());
   EpochEnd end{"", accusations_.why(), accusations_.since(), accusations_.since()};
   for (const RankId rank : out.ranks) {
     absl::StrAppend(&end.who, end.who.empty() ? "" : ", ", roster_.Describe(roster_.At(rank)->id));
@@ -61,7 +63,7 @@ void Membership::StepFailed(absl::Time now, std::vector<Command>& commands) {
   failed_steps_.Begin(epoch_, now);
   InTheWay out;
   if (failed_steps_.count() == kMostFailedSteps || now - failed_steps_.since() > kLongFailure) {
-    out = WhoIsInTheWay(failed_steps_.before());
+    out = WhoFailsSteps(now);
     failed_steps_.Clear();
   }
   EndEpoch();
@@ -80,14 +82,41 @@ void Membership::Progressed() {
   failed_steps_.Clear();
 }
 
-Membership::InTheWay Membership::WhoIsInTheWay(absl::Span<const Accusation> accusations) const {
+Membership::InTheWay Membership::WhoFailsSteps(absl::Time now) {
+  std::erase_if(past_accusations_, [&](const PastAccusation& past) {
+    return now - past.told > kTimeOfAccusation || roster_.Find(past.by) == nullptr ||
+           roster_.Find(past.of) == nullptr;
+  });
+  if (past_accusations_.size() > kMostAccusations) past_accusations_.clear();
+  for (const Accusation& accusation : failed_steps_.before()) {
+    past_accusations_.push_back(
+        {roster_.At(accusation.by)->id, roster_.At(accusation.of)->id, now});
+  }
+  std::vector<Accusation> all;
+  std::set<RankId> named;
+  for (const PastAccusation& past : past_accusations_) {
+    const Member &by = *roster_.Find(past.by), &of = *roster_.Find(past.of);
+    if (!by.loaded || !of.loaded || !by.rank.has_value() || !of.rank.has_value()) continue;
+    all.push_back({*by.rank, *of.rank});
+    named.insert({*by.rank, *of.rank});
+  }
+  std::vector<RankId> absent = AbsentRanks();
+  std::erase_if(absent, [&](RankId rank) { return named.contains(rank); });
+  InTheWay out = WhoIsInTheWay(all, absent);
+  if (out.needed) return WhoIsInTheWay(failed_steps_.before(), AbsentRanks());
+  for (const RankId rank : out.ranks) named.erase(rank);
+  for (const RankId rank : named) roster_.At(rank)->leave.End();
+  return out;
+}
+
+Membership::InTheWay Membership::WhoIsInTheWay(absl::Span<const Accusation> accusations,
+                                               const std::vector<RankId>& absent) const {
   std::vector<int64_t> joined(roster_.world_size());
   for (int r = 0; r < roster_.world_size(); ++r) {
     if (const Member* member = roster_.At(RankId(r))) joined[r] = member->id.value();
   }
   InTheWay out;
   if (formed_) {
-    const std::vector<RankId> absent = AbsentRanks();
     out.ranks = LeaveOut(accusations, joined, [&](absl::Span<const RankId> ranks) {
       std::vector<RankId> all = absent;
       all.insert(all.end(), ranks.begin(), ranks.end());
@@ -108,6 +137,8 @@ void Membership::KeepOut(const InTheWay& out, absl::Time now, std::vector<Comman
     if (out.needed) {
       if (now - unconnected_since_ < kPatienceWithTheNeeded) break;
       if (Replace(member, now, commands)) break;
+    } else if (member.leave.ongoing()) {
+      continue;
     } else if (!member.leave.IsRecent(now) || !Replace(member, now, commands)) {
       member.asked = absl::InfiniteFuture();
       member.leave.Begin(roster_.world_size(), now);

@@ -347,6 +347,36 @@ TEST(CoreReachSteps, WhoFailsStepAfterStepIsLeftOut) {
   EXPECT_EQ(t.Snapshot().recoveries.back().cause, Recovery::Cause::kStep);
 }
 
+// First only one of its links fails, and the other end of that is left out; then a second one.
+TEST(CoreReachSteps, WhoFailsWithOneAfterAnotherIsLeftOutInTheirStead) {
+  CoreConfig config = Transcript::Small(4);
+  config.holders = 2;
+  Transcript t(config);
+  t.Serve();
+  t.Arrive(MakeRequest(1, 2, 9));
+  int64_t epoch = 1;
+  // The first rank hears nothing of that one, and everybody waits for the first.
+  const auto fail = [&](int rank) {
+    Lines lines;
+    for (int worker = 1; worker <= 4; ++worker) {
+      if (t.Snapshot().workers[worker - 1].state == "left out") continue;
+      t.now += absl::Milliseconds(500);
+      StepDone done = Transcript::Report(worker, t.Snapshot().steps + 1, {}, epoch);
+      done.status = absl::DeadlineExceededError("nothing comes");
+      done.blamed = {RankId(worker == 1 ? rank : 0)};
+      const Lines more = t.Do(done);
+      lines.insert(lines.end(), more.begin(), more.end());
+    }
+    ++epoch;
+    for (int worker = 1; worker <= 4; ++worker) t.Ready(worker, epoch);
+    return lines;
+  };
+  for (int i = 0; i < 2; ++i) EXPECT_THAT(fail(1), SizeIs(4));
+  EXPECT_THAT(fail(1), Contains("assign w1 rank 0 epoch 4 without 1"));
+  for (int i = 0; i < 2; ++i) EXPECT_THAT(fail(2), SizeIs(3));
+  EXPECT_THAT(fail(2), Contains("assign w2 rank 1 epoch 7 without 0"));
+}
+
 TEST(CoreReachFirst, AStandbyTakesARankThatKeepsTheUnitFromForming) {
   Transcript t(Transcript::Small(2));
   for (const int w : {1, 2, 3}) t.Join(w);

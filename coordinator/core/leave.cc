@@ -11,7 +11,7 @@ namespace {
 // Beyond the time to connect: who is left out has said by the end that it cannot, or hangs.
 constexpr absl::Duration kBeyondConnectTime = absl::Seconds(2);
 constexpr absl::Duration kLongest = absl::Minutes(5);
-constexpr absl::Duration kSoon = absl::Seconds(30);  // after the rest, if there was one
+constexpr absl::Duration kSoon = absl::Seconds(5);  // after the loss before, or the rest that followed
 constexpr absl::Duration kFirstRest = absl::Seconds(1);
 constexpr absl::Duration kLongestRest = absl::Minutes(1);
 constexpr size_t kMostRemembered = 4096;

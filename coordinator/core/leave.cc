@@ -13,7 +13,7 @@ constexpr absl::Duration kBeyondConnectTime = absl::Seconds(2);
 constexpr absl::Duration kLongest = absl::Minutes(5);
 constexpr absl::Duration kSoon = absl::Seconds(5);  // after the loss before, or the rest that followed
 constexpr absl::Duration kFirstRest = absl::Seconds(1);
-constexpr absl::Duration kLongestRest = absl::Minutes(1);
+constexpr absl::Duration kLongestRest = absl::Seconds(4);
 constexpr size_t kMostRemembered = 4096;
 
 }  // namespace

@@ -125,7 +125,9 @@ absl::Status LaneExchange::Reserve(const ExchangeTag& tag, RankId peer, absl::Ti
       return WaitEnded(InExchange(tag, rank_, status), {missing});
     }
     if (outlet.reader_epoch() > tag.epoch) {
-      return EpochError(tag, rank_, outlet.reader_epoch(), absl::StrCat("rank ", peer.value()));
+      return WaitEnded(
+          EpochError(tag, rank_, outlet.reader_epoch(), absl::StrCat("rank ", peer.value())),
+          {missing});
     }
     if (outlet.reader_closed()) return GoneError(tag, rank_, peer, "has left");
     return BackPressureError(tag, rank_, missing);

@@ -153,7 +153,8 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
   }
   const RankId rank = *member->rank;
   absl::Status status = event.status;
-  bool blames_others = !event.blamed.empty() || BlamesOthers(status);
+  bool blames_others =
+      !membership_.OtherMembers(rank, event.blamed).empty() || BlamesOthers(status);
   if (status.ok()) {
     const absl::StatusOr<bool> filed = FileResults(state_, rank, event);
     if (filed.ok()) {
@@ -162,7 +163,7 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
       const StepId before = state_.last_committed;
       CommitSteps(state_, now, commands);
       if (state_.last_committed != before) {
-        membership_.Progressed();
+        membership_.Progressed(now);
         log_.Resumed(now);
       }
       return;
@@ -181,7 +182,7 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
       absl::StrAppend(&end.why, "; slowest of late was rank ", slowest->value());
     }
   }
-  membership_.StepFailed(now, commands);
+  membership_.StepFailed(status, now, commands);
   membership_.Waited(event.worker, event.epoch, event.blamed);
   membership_.Answered(event.worker, now);  // in the new epoch: its failure was an answer
   End(Recovery::Cause::kStep, end, now);

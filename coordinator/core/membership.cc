@@ -45,6 +45,7 @@ Membership::Membership(const CoreConfig& config)
     : n_routed_experts_(config.n_routed_experts),
       placement_request_(RequestFor(config)),
       heartbeat_timeout_(config.heartbeat_timeout),
+      step_timeout_(config.step_timeout),
       connect_timeout_(std::max(config.step_timeout, ConnectTime(config.workers) + kReportTime)),
       loading_timeout_(config.loading_timeout),
       placement_(config.placement),
@@ -122,7 +123,7 @@ void Membership::BlameOverdue(absl::Time now, std::vector<Eviction>& out) {
     if (now - member.asked <= (member.loaded ? connect_timeout_ : loading_timeout_)) continue;
     if (member.in_epoch) {
       unready.push_back(&member);
-    } else {
+    } else if (!member.loaded) {
       out.push_back({id, absl::DeadlineExceededError("has not loaded its experts in time")});
     }
   }
@@ -239,6 +240,7 @@ std::vector<RankId> Membership::AbsentRanks() const {
 
 void Membership::Wait(std::string why) {
   paused_ = std::move(why);
+  unconnected_since_ = steps_fail_since_ = absl::InfiniteFuture();
   for (auto& [id, member] : roster_.members()) {
     if (!formed_ || member.loaded) member.asked = absl::InfiniteFuture();
   }

@@ -78,11 +78,13 @@ class Membership {
   // Ends the epoch because a step failed. After three such epochs without a step between that was
   // committed, or two if they took long, whoever is in the way is left out: peers that connect and
   // then hear nothing of each other.
-  void StepFailed(absl::Time now, std::vector<Command>& commands);
+  void StepFailed(const absl::Status& why, absl::Time now, std::vector<Command>& commands);
+  // The ranks of `named` that are members of the epoch announced last beside `by`, each once.
+  std::vector<RankId> OtherMembers(RankId by, absl::Span<const RankId> named) const;
   // In a step that failed, of this epoch or the one before, the worker waited for these ranks.
   void Waited(WorkerId worker, Epoch epoch, absl::Span<const RankId> ranks);
   // A step was committed: epochs come to something.
-  void Progressed();
+  void Progressed(absl::Time now);
 
   Epoch epoch() const { return epoch_; }
   // Every rank was ready once: from now on the unit goes on without some of them.
@@ -126,12 +128,12 @@ class Membership {
   InTheWay WhoFailsSteps(absl::Time now);
   // Leaves them out; one that was left out before loses its rank if a standby is there to take it.
   // Needed ones try again with all others; after a while standbys take their ranks, one at a time.
-  void KeepOut(const InTheWay& out, absl::Time now, std::vector<Command>& commands);
+  // since: nothing goes on for them.
+  void KeepOut(const InTheWay& out, absl::Time since, absl::Time now,
+               std::vector<Command>& commands);
   // A standby, which was not left out itself, takes its rank. False: there is none, or it must keep
   // that rank.
   bool Replace(Member& member, absl::Time now, std::vector<Command>& commands);
-  // The ranks of `named` that are members of the epoch announced last beside `by`, each once.
-  std::vector<RankId> OtherMembers(RankId by, absl::Span<const RankId> named) const;
   // There is no epoch to announce: nobody is asked for anything but to load.
   void Wait(std::string why);
   // Who was left out for long enough may enter again: true if there is one. Adds those that have said
@@ -148,6 +150,7 @@ class Membership {
   const std::vector<int> n_routed_experts_;
   PlacementRequest placement_request_;  // hosts are known when it is planned
   const absl::Duration heartbeat_timeout_;
+  const absl::Duration step_timeout_;
   const absl::Duration connect_timeout_;  // from AssignRank to WorkerReady, with weights in place
   const absl::Duration loading_timeout_;
   std::shared_ptr<const ExpertPlacement> placement_;
@@ -159,7 +162,9 @@ class Membership {
   absl::Time connecting_since_;
   absl::Time announced_at_ = absl::InfinitePast();  // the last epoch
   int vain_connects_ = 0;   // epochs in a row that were not connected
-  int vain_steps_ = 0;      // epochs in a row that a failed step ended before any was committed
+  int vain_steps_ = 0;      // epochs in a row that a failed step ended
+  bool steps_time_out_ = false;  // the last of them by a deadline
+  absl::Time steps_fail_since_ = absl::InfiniteFuture();
   bool spacing_ = false;    // the next one could be announced, but so many were in vain
   absl::Time unconnected_since_ = absl::InfiniteFuture();  // since then epochs are not connected
   int unready_ = 0;         // members of the announced epoch not ready

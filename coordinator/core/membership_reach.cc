@@ -53,13 +53,16 @@ std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>&
   unconnected_since_ = std::min(unconnected_since_, accusations_.since());
   ++vain_connects_;
   EndEpoch();
-  KeepOut(out, now, commands);
+  KeepOut(out, unconnected_since_, now, commands);
   Follow(now, commands);
   return end;
 }
 
-void Membership::StepFailed(absl::Time now, std::vector<Command>& commands) {
+void Membership::StepFailed(const absl::Status& why, absl::Time now,
+                            std::vector<Command>& commands) {
   ++vain_steps_;
+  steps_time_out_ = absl::IsDeadlineExceeded(why);
+  steps_fail_since_ = std::min(steps_fail_since_, now);
   failed_steps_.Begin(epoch_, now);
   InTheWay out;
   if (failed_steps_.count() == kMostFailedSteps || now - failed_steps_.since() > kLongFailure) {
@@ -67,25 +70,29 @@ void Membership::StepFailed(absl::Time now, std::vector<Command>& commands) {
     failed_steps_.Clear();
   }
   EndEpoch();
-  if (!out.needed) KeepOut(out, now, commands);
+  KeepOut(out, steps_fail_since_, now, commands);
   Follow(now, commands);
 }
 
 void Membership::Waited(WorkerId worker, Epoch epoch, absl::Span<const RankId> ranks) {
   const Member* member = roster_.Find(worker);
-  if (member == nullptr || !member->rank.has_value()) return;
+  if (member == nullptr || !member->rank.has_value() || members_ == nullptr) return;
+  if ((*members_)[member->rank->value()] != worker) return;  // it takes no part
   failed_steps_.Add(epoch, *member->rank, OtherMembers(*member->rank, ranks));
 }
 
-void Membership::Progressed() {
+void Membership::Progressed(absl::Time now) {
+  // Small steps may do where larger ones are lost.
+  if (steps_time_out_ && now - announced_at_ <= step_timeout_) return;
   vain_steps_ = 0;
+  steps_fail_since_ = absl::InfiniteFuture();
   failed_steps_.Clear();
 }
 
 Membership::InTheWay Membership::WhoFailsSteps(absl::Time now) {
   std::erase_if(past_accusations_, [&](const PastAccusation& past) {
-    return now - past.told > kTimeOfAccusation || roster_.Find(past.by) == nullptr ||
-           roster_.Find(past.of) == nullptr;
+    return now - past.told > kTimeOfAccusation + 4 * step_timeout_ ||
+           roster_.Find(past.by) == nullptr || roster_.Find(past.of) == nullptr;
   });
   if (past_accusations_.size() > kMostAccusations) past_accusations_.clear();
   for (const Accusation& accusation : failed_steps_.before()) {
@@ -131,11 +138,12 @@ Membership::InTheWay Membership::WhoIsInTheWay(absl::Span<const Accusation> accu
   return out;
 }
 
-void Membership::KeepOut(const InTheWay& out, absl::Time now, std::vector<Command>& commands) {
+void Membership::KeepOut(const InTheWay& out, absl::Time since, absl::Time now,
+                         std::vector<Command>& commands) {
   for (const RankId rank : out.ranks) {
     Member& member = *roster_.At(rank);
     if (out.needed) {
-      if (now - unconnected_since_ < kPatienceWithTheNeeded) break;
+      if (now - since < kPatienceWithTheNeeded) break;
       if (Replace(member, now, commands)) break;
     } else if (member.leave.ongoing()) {
       continue;

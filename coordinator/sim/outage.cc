@@ -45,7 +45,7 @@ WorldPlan MakePlan(uint64_t seed, Outage outage) {
   WorldOptions options;
   options.workers = outage == Outage::kLoneEngineHangs ? 1 : 4 + static_cast<int>(random.Below(3));
   const bool single = options.workers == 1 || outage == Outage::kNeededLinkCut ||
-                      outage == Outage::kNeededEngineHangs;
+                      outage == Outage::kNeededEngineHangs || outage == Outage::kNeededLinkSwallows;
   options.holders = single ? 1 : outage == Outage::kProcessesStopInTurn ? 3 : 2;
   WorldPlan plan = DrawPlan(seed, options);
   plan.peaceful = true;  // but for the outage
@@ -242,6 +242,10 @@ bool OutageRun::Break() {
     case Outage::kLinkSwallows:
       Cut(victim_, other, Loss::kSwallowed);
       break;
+    case Outage::kNeededLinkSwallows:
+      world.StartProcess(0);
+      Cut(victim_, other, Loss::kSwallowed);
+      break;
     case Outage::kTwoLinksCut: {
       int third = below(core_.workers);
       while (third == other || third == victim_) third = (third + 1) % core_.workers;
@@ -287,14 +291,18 @@ bool OutageRun::Last() {
   const int64_t epochs = world.counts.epochs;
   if (!For(kOutageTime)) return false;
   if (outage_ == Outage::kProcessesStopInTurn) return true;
+  if (outage_ == Outage::kNeededLinkSwallows &&
+      world.now() - world.auditor().last_token() > kGoingOn) {
+    return Fail("the worker that stands by did not help");
+  }
   const int64_t epochs_of_try = 2 + (outage_ == Outage::kLinkSwallows ? kStepsInVain : 0);
   if (tokens_must_come_ && world.counts.epochs - epochs > epochs_of_try * kTries + 1) {
     return Fail(absl::StrCat(world.counts.epochs - epochs, " epochs"));
   }
-  const bool one_is_lost = outage_ == Outage::kNewcomerUnreached ||
-                           outage_ == Outage::kEngineHangs || outage_ == Outage::kLoneEngineHangs ||
-                           outage_ == Outage::kNeededEngineHangs ||
-                           outage_ == Outage::kProcessStops;
+  const bool one_is_lost =
+      outage_ == Outage::kNewcomerUnreached || outage_ == Outage::kEngineHangs ||
+      outage_ == Outage::kLoneEngineHangs || outage_ == Outage::kNeededEngineHangs ||
+      outage_ == Outage::kNeededLinkSwallows || outage_ == Outage::kProcessStops;
   if (world.counts.losses != (one_is_lost ? 1 : 0)) {
     return Fail(absl::StrCat(world.counts.losses, " workers were lost"));
   }
@@ -334,6 +342,8 @@ absl::string_view OutageName(Outage outage) {
       return "a link is cut silently";
     case Outage::kLinkOneWay:
       return "a link is cut one way";
+    case Outage::kNeededLinkSwallows:
+      return "a link swallows that is needed";
     case Outage::kLinkSwallows:
       return "a link swallows what is sent";
     case Outage::kTwoLinksCut:

@@ -22,12 +22,13 @@ enum class Outage : uint8_t {
   kNewcomerUnreached,    // a worker dies, and nobody reaches the one that takes its place
   kEngineHangs,          // for ever, behind a heart that beats; another one comes
   kLoneEngineHangs,      // of a unit of one; another one stands by
+  kNeededLinkSwallows,  // with one holder of each expert; another worker stands by
   kNeededEngineHangs,    // with one holder of each expert, until another one comes
   kProcessStops,         // its heart too
   kProcessesStopInTurn,  // two of them, for half a second each, of three holders
   kNeededLinkCut,        // with one holder of each expert: requests must wait, and none may fail
 };
-inline constexpr int kOutages = 14;
+inline constexpr int kOutages = 15;
 absl::string_view OutageName(Outage outage);
 
 // What was wrong; empty: nothing. Equal seeds give equal worlds. `trace`, if not null: what

@@ -352,6 +352,8 @@ void World::ForgeReport(WorkerId worker) {
     done.waiting_dispatch.resize(fault_random_.Below(7), absl::InfiniteDuration());
   }
   if (done.epoch != epoch && fault_random_.Chance(70)) {
+    done.blamed = {RankId(static_cast<int32_t>(planned.value() % plan_.core.workers)),
+                   RankId(plan_.core.workers), RankId(-1)};
     done.step = planned;
     done.status =
         fault_random_.Chance(50) ? absl::InternalError("old") : absl::AbortedError("old");

@@ -377,6 +377,78 @@ TEST(CoreReachSteps, WhoFailsWithOneAfterAnotherIsLeftOutInTheirStead) {
   EXPECT_THAT(fail(2), Contains("assign w2 rank 1 epoch 7 without 0"));
 }
 
+class CoreReachReports : public ::testing::Test {
+ protected:
+  static CoreConfig Config() {
+    CoreConfig config = Transcript::Small(4);
+    config.holders = 2;
+    return config;
+  }
+  CoreReachReports() : t(Config()) {
+    t.Serve();
+    t.Arrive(MakeRequest(1, 2, 9));
+  }
+  StepDone Failure(int64_t worker, absl::StatusCode code, const std::vector<RankId>& blamed) const {
+    StepDone done =
+        Transcript::Report(worker, t.Snapshot().steps + 1, {}, t.Snapshot().epoch.value());
+    done.status = absl::Status(code, "no");
+    done.blamed = blamed;
+    return done;
+  }
+  void AllReady() {
+    for (int w = 1; w <= 4; ++w) t.Ready(w, t.Snapshot().epoch.value());
+  }
+
+  Transcript t;
+};
+
+TEST_F(CoreReachReports, WhoTakesNoPartAccusesNobody) {
+  t.Lose(4);
+  t.Do(WorkerJoined{WorkerId(5), "host", 105, 100, RankId(3), false});  // it loads
+  AllReady();
+  for (int i = 0; i < 3; ++i) {
+    t.now += absl::Seconds(3);
+    const int64_t epoch = t.Snapshot().epoch.value();
+    t.Do(Failure(1, absl::StatusCode::kDeadlineExceeded, {RankId(1)}));
+    StepDone forged = Transcript::Report(5, 1, {}, epoch);
+    forged.status = absl::AbortedError("it was the first");
+    forged.blamed = {RankId(0), RankId(2)};
+    t.Do(forged);
+    if (i == 1) t.Lose(5);
+    AllReady();
+  }
+  EXPECT_NE(t.Snapshot().workers[0].state, "left out");
+  EXPECT_NE(t.Snapshot().workers[2].state, "left out");
+}
+
+TEST_F(CoreReachReports, WhoBlamesNobodyThereIsEvicted) {
+  EXPECT_THAT(t.Do(Failure(2, absl::StatusCode::kInternal, {RankId(1), RankId(99), RankId(-1)})),
+              Contains(StartsWith("evict w2: INTERNAL")));
+}
+
+// Small messages pass: every epoch commits a step before a larger one is lost.
+TEST_F(CoreReachReports, StepsThatAreCommittedBetweenDoNotHideWhoFails) {
+  t.Done(1, 1, {{1, 2, 20}});
+  for (const int w : {2, 3, 4}) t.Done(w, 1);
+  for (int i = 0; i < 2; ++i) {
+    t.now += absl::Seconds(30);
+    const int64_t epoch = t.Snapshot().epoch.value();
+    for (const int w : {1, 3, 4}) {
+      StepDone late = Failure(w, absl::StatusCode::kDeadlineExceeded, {RankId(1)});
+      late.epoch = Epoch(epoch);
+      t.Do(late);
+    }
+    AllReady();
+    if (i > 0) break;
+    const int64_t step = t.Snapshot().steps + 1;
+    ASSERT_EQ(step, 2);
+    for (const int w : {2, 3, 4}) t.Done(w, 4);
+    t.Done(1, 4, {{1, 3, 21}});
+    ASSERT_EQ(t.Snapshot().steps, 2);
+  }
+  EXPECT_EQ(t.Snapshot().workers[1].state, "left out");
+}
+
 TEST(CoreReachFirst, AStandbyTakesARankThatKeepsTheUnitFromForming) {
   Transcript t(Transcript::Small(2));
   for (const int w : {1, 2, 3}) t.Join(w);

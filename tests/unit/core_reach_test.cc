@@ -320,63 +320,6 @@ TEST_F(CoreReach, WhoIsLostTimeAndAgainEntersLater) {
   EXPECT_EQ(waits[3], absl::Milliseconds(4000));
 }
 
-// Peers connect, and then nothing comes through.
-TEST(CoreReachSteps, WhoFailsStepAfterStepIsLeftOut) {
-  CoreConfig config = Transcript::Small(4);
-  config.holders = 2;
-  Transcript t(config);
-  t.Serve();
-  t.Arrive(MakeRequest(1, 2, 9));
-  int64_t epoch = 1;
-  const auto fail = [&](int64_t worker, const std::vector<RankId>& blamed) {
-    t.now += absl::Seconds(1);
-    StepDone done = Transcript::Report(worker, t.Snapshot().steps + 1, {}, epoch);
-    done.status = absl::DataLossError("a corrupt message");
-    done.blamed = blamed;
-    return t.Do(done);
-  };
-  for (; epoch < 3; ++epoch) {
-    EXPECT_THAT(fail(3, {RankId(1)}), SizeIs(4));  // nobody is evicted for what another one sent
-    for (const int w : {1, 2, 3, 4}) t.Ready(w, epoch + 1);
-  }
-  const std::string end = " epoch 4 without 1";
-  EXPECT_THAT(
-      fail(2, {RankId(0), RankId(2), RankId(99)}),
-      ElementsAre("assign w1 rank 0" + end, "assign w3 rank 2" + end, "assign w4 rank 3" + end));
-  EXPECT_EQ(t.Snapshot().workers[1].state, "left out");
-  EXPECT_EQ(t.Snapshot().recoveries.back().cause, Recovery::Cause::kStep);
-}
-
-// First only one of its links fails, and the other end of that is left out; then a second one.
-TEST(CoreReachSteps, WhoFailsWithOneAfterAnotherIsLeftOutInTheirStead) {
-  CoreConfig config = Transcript::Small(4);
-  config.holders = 2;
-  Transcript t(config);
-  t.Serve();
-  t.Arrive(MakeRequest(1, 2, 9));
-  int64_t epoch = 1;
-  // The first rank hears nothing of that one, and everybody waits for the first.
-  const auto fail = [&](int rank) {
-    Lines lines;
-    for (int worker = 1; worker <= 4; ++worker) {
-      if (t.Snapshot().workers[worker - 1].state == "left out") continue;
-      t.now += absl::Milliseconds(500);
-      StepDone done = Transcript::Report(worker, t.Snapshot().steps + 1, {}, epoch);
-      done.status = absl::DeadlineExceededError("nothing comes");
-      done.blamed = {RankId(worker == 1 ? rank : 0)};
-      const Lines more = t.Do(done);
-      lines.insert(lines.end(), more.begin(), more.end());
-    }
-    ++epoch;
-    for (int worker = 1; worker <= 4; ++worker) t.Ready(worker, epoch);
-    return lines;
-  };
-  for (int i = 0; i < 2; ++i) EXPECT_THAT(fail(1), SizeIs(4));
-  EXPECT_THAT(fail(1), Contains("assign w1 rank 0 epoch 4 without 1"));
-  for (int i = 0; i < 2; ++i) EXPECT_THAT(fail(2), SizeIs(3));
-  EXPECT_THAT(fail(2), Contains("assign w2 rank 1 epoch 7 without 0"));
-}
-
 class CoreReachReports : public ::testing::Test {
  protected:
   static CoreConfig Config() {
@@ -401,6 +344,53 @@ class CoreReachReports : public ::testing::Test {
 
   Transcript t;
 };
+
+// Peers connect, and then nothing comes through.
+TEST_F(CoreReachReports, WhoFailsStepAfterStepIsLeftOut) {
+  int64_t epoch = 1;
+  const auto fail = [&](int64_t worker, const std::vector<RankId>& blamed) {
+    t.now += absl::Seconds(1);
+    StepDone done = Transcript::Report(worker, t.Snapshot().steps + 1, {}, epoch);
+    done.status = absl::DataLossError("a corrupt message");
+    done.blamed = blamed;
+    return t.Do(done);
+  };
+  for (; epoch < 3; ++epoch) {
+    EXPECT_THAT(fail(3, {RankId(1)}), SizeIs(4));  // nobody is evicted for what another one sent
+    for (const int w : {1, 2, 3, 4}) t.Ready(w, epoch + 1);
+  }
+  const std::string end = " epoch 4 without 1";
+  EXPECT_THAT(
+      fail(2, {RankId(0), RankId(2), RankId(99)}),
+      ElementsAre("assign w1 rank 0" + end, "assign w3 rank 2" + end, "assign w4 rank 3" + end));
+  EXPECT_EQ(t.Snapshot().workers[1].state, "left out");
+  EXPECT_EQ(t.Snapshot().recoveries.back().cause, Recovery::Cause::kStep);
+}
+
+// First only one of its links fails, and the other end of that is left out; then a second one.
+TEST_F(CoreReachReports, WhoFailsWithOneAfterAnotherIsLeftOutInTheirStead) {
+  int64_t epoch = 1;
+  // The first rank hears nothing of that one, and everybody waits for the first.
+  const auto fail = [&](int rank) {
+    Lines lines;
+    for (int worker = 1; worker <= 4; ++worker) {
+      if (t.Snapshot().workers[worker - 1].state == "left out") continue;
+      t.now += absl::Milliseconds(500);
+      StepDone done = Transcript::Report(worker, t.Snapshot().steps + 1, {}, epoch);
+      done.status = absl::DeadlineExceededError("nothing comes");
+      done.blamed = {RankId(worker == 1 ? rank : 0)};
+      const Lines more = t.Do(done);
+      lines.insert(lines.end(), more.begin(), more.end());
+    }
+    ++epoch;
+    for (int worker = 1; worker <= 4; ++worker) t.Ready(worker, epoch);
+    return lines;
+  };
+  for (int i = 0; i < 2; ++i) EXPECT_THAT(fail(1), SizeIs(4));
+  EXPECT_THAT(fail(1), Contains("assign w1 rank 0 epoch 4 without 1"));
+  for (int i = 0; i < 2; ++i) EXPECT_THAT(fail(2), SizeIs(3));
+  EXPECT_THAT(fail(2), Contains("assign w2 rank 1 epoch 7 without 0"));
+}
 
 TEST_F(CoreReachReports, WhoTakesNoPartAccusesNobody) {
   t.Lose(4);

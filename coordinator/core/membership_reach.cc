@@ -90,6 +90,7 @@ void Membership::Progressed(absl::Time now) {
 }
 
 Membership::InTheWay Membership::WhoFailsSteps(absl::Time now) {
+  if (failed_steps_.before().empty()) return {};  // what was told before is about other failures
   std::erase_if(past_accusations_, [&](const PastAccusation& past) {
     return now - past.told > kTimeOfAccusation + 4 * step_timeout_ ||
            roster_.Find(past.by) == nullptr || roster_.Find(past.of) == nullptr;

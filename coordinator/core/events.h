@@ -127,6 +127,7 @@ struct WorkerJoined {
   std::optional<RankId> wanted_rank;
   bool rank_fixed = false;      // by the transport (MPI): this rank or none. Taken: evicted
   Epoch last_epoch = Epoch(0);  // the latest it took part in, under whichever coordinator; the next one announced is later
+  uint64_t boot_nonce = 0;      // of its process and no other, whoever comes from the same host with the same pid; 0: unknown
 };
 // It has loaded its experts and connected its exchange, with all members, for the epoch it was assigned. Other epochs
 // than the present one are ignored.

@@ -39,11 +39,10 @@ bool Absences::IsForgotten(const Absence& absence, absl::Time now) {
   return !absence.leave.IsRecent(now) && now - absence.rest_ends >= kSoon;
 }
 
-void Absences::Begin(const std::string& host, int64_t pid, const Leave& leave, bool served,
-                     absl::Time now) {
+void Absences::Begin(uint64_t boot_nonce, const Leave& leave, bool served, absl::Time now) {
   std::erase_if(absences_, [&](const auto& item) { return IsForgotten(item.second, now); });
-  if (absences_.size() >= kMostRemembered) return;
-  Absence& absence = absences_[{host, pid}];
+  if (boot_nonce == 0 || absences_.size() >= kMostRemembered) return;
+  Absence& absence = absences_[boot_nonce];
   absence.leave = leave;
   if (!served) return;
   absence.losses = now - absence.rest_ends < kSoon ? absence.losses + 1 : 1;
@@ -52,8 +51,8 @@ void Absences::Begin(const std::string& host, int64_t pid, const Leave& leave, b
                                            : std::min((1 << doublings) * kFirstRest, kLongestRest));
 }
 
-Leave Absences::End(const std::string& host, int64_t pid, absl::Time now) {
-  const auto found = absences_.find({host, pid});
+Leave Absences::End(uint64_t boot_nonce, absl::Time now) {
+  const auto found = absences_.find(boot_nonce);
   if (found == absences_.end() || IsForgotten(found->second, now)) return Leave();
   Leave leave = found->second.leave;
   if (now < found->second.rest_ends) leave.BeginRest(found->second.rest_ends);

@@ -5,8 +5,6 @@
 
 #include <cstdint>
 #include <map>
-#include <string>
-#include <utility>
 
 #include "absl/time/time.h"
 
@@ -37,10 +35,10 @@ class Leave {
 // twice as long each further time.
 class Absences {
  public:
-  // served: it had loaded its experts.
-  void Begin(const std::string& host, int64_t pid, const Leave& leave, bool served, absl::Time now);
+  // boot_nonce: 0 is nobody to remember. served: it had loaded its experts.
+  void Begin(uint64_t boot_nonce, const Leave& leave, bool served, absl::Time now);
   // It is here again: the leave with which it comes.
-  Leave End(const std::string& host, int64_t pid, absl::Time now);
+  Leave End(uint64_t boot_nonce, absl::Time now);
 
  private:
   struct Absence {
@@ -51,7 +49,7 @@ class Absences {
   // Nothing of it matters any more.
   static bool IsForgotten(const Absence& absence, absl::Time now);
 
-  std::map<std::pair<std::string, int64_t>, Absence> absences_;
+  std::map<uint64_t, Absence> absences_;  // by boot_nonce
 };
 
 }  // namespace shoal

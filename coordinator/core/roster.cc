@@ -38,10 +38,11 @@ absl::Status Roster::Add(const WorkerJoined& event, absl::Time now) {
   member.id = event.worker;
   member.host = event.host;
   member.pid = event.pid;
+  member.boot_nonce = event.boot_nonce;
   member.cache_blocks = std::min(event.cache_blocks, kMaxBlocks);
   member.last_epoch = event.last_epoch;
   member.last_heard = now;
-  member.leave = absences_.End(event.host, event.pid, now);
+  member.leave = absences_.End(event.boot_nonce, now);
   member.rank_fixed = event.rank_fixed && event.wanted_rank.has_value();
   if (!GiveRank(member, event.wanted_rank)) {
     const std::string holder = Describe(*ranks_[event.wanted_rank->value()]);
@@ -120,7 +121,7 @@ bool Roster::Remove(WorkerId worker, absl::Time now) {
   const auto it = members_.find(worker);
   if (it == members_.end()) return false;
   const Member& gone = it->second;
-  absences_.Begin(gone.host, gone.pid, gone.leave, gone.loaded, now);
+  absences_.Begin(gone.boot_nonce, gone.leave, gone.loaded, now);
   const std::optional<RankId> rank = gone.rank;
   members_.erase(it);
   if (!rank.has_value()) return true;

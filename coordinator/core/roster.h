@@ -24,6 +24,7 @@ struct Member {
   WorkerId id;
   std::string host;
   int64_t pid = 0;
+  uint64_t boot_nonce = 0;
   int64_t cache_blocks = 0;
   Epoch last_epoch;            // before it came; an epoch that it is in must be later
   std::optional<RankId> rank;  // none: standby

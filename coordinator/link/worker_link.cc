@@ -301,6 +301,7 @@ absl::Status WorkerLink::Server::OnHello(WorkerSession& session, const proto::He
   joined.last_epoch = Epoch(hello.last_epoch());
   if (hello.has_wanted_rank()) joined.wanted_rank = RankId(hello.wanted_rank());
   joined.rank_fixed = hello.rank_fixed();
+  joined.boot_nonce = hello.boot_nonce();
   if (options_.on_joined) options_.on_joined(identity);
   if (!post_(std::move(joined)))
     return absl::ResourceExhaustedError("the coordinator's event queue is full");

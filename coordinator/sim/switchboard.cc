@@ -227,6 +227,7 @@ void Switchboard::OnHello(const std::shared_ptr<Stream>& stream, const proto::He
       std::max(Epoch(hello.last_epoch()), stream->process->options().last_epoch);
   if (hello.has_wanted_rank()) joined.wanted_rank = RankId(hello.wanted_rank());
   joined.rank_fixed = hello.rank_fixed();
+  joined.boot_nonce = hello.boot_nonce();
   post_(std::move(joined));
 }
 

@@ -276,8 +276,7 @@ TEST_F(CoreReach, WhoDialsInAgainIsNotTriedSooner) {
   LeaveOutTheSecond(2);
   const absl::Time begin = t.now;
   t.Lose(2);
-  WorkerJoined again{WorkerId(2), "host", 102, 100, RankId(1), false};
-  EXPECT_THAT(t.Do(again), ElementsAre("load w2 rank 1"));
+  EXPECT_THAT(t.Join(2, 100, 1), ElementsAre("load w2 rank 1"));
   EXPECT_THAT(t.Loaded(2), IsEmpty());
   EXPECT_EQ(t.Snapshot().workers[1].state, "left out");
   EXPECT_THAT(Wait(absl::Seconds(20)), Contains("assign w2 rank 1 epoch 4"));
@@ -290,14 +289,24 @@ TEST_F(CoreReach, WhoDialsInAgainIsNotTriedSooner) {
   Fail(2, 6, {0, 2, 3});
   EXPECT_THAT(Wait(absl::Milliseconds(50)), Contains("load w5 rank 1"));
   for (const int w : {1, 3, 4}) t.Ready(w, 7);
-  t.Do(again);
+  t.Join(2, 100, 1);
   EXPECT_THAT(t.Loaded(5), Contains("assign w5 rank 1 epoch 8"));
+}
+
+// In containers all have the same pid, and perhaps the same host.
+TEST_F(CoreReach, AnotherProcessOfThatHostAndPidEntersAtOnce) {
+  t.Do(RequestCancelled{RequestId(1), std::nullopt});
+  LeaveOutTheSecond(2);
+  t.Lose(2);
+  WorkerJoined another{WorkerId(5), "host", 102, 100, RankId(1)};
+  another.boot_nonce = 105;
+  EXPECT_THAT(t.Do(another), ElementsAre("load w5 rank 1"));
+  EXPECT_THAT(t.Loaded(5), Contains("assign w5 rank 1 epoch 4"));
 }
 
 TEST_F(CoreReach, WhoIsLostTimeAndAgainEntersLater) {
   t.Do(RequestCancelled{RequestId(1), std::nullopt});
   for (const int w : {1, 2, 3, 4}) t.Ready(w, 2);
-  const WorkerJoined again{WorkerId(2), "host", 102, 100, RankId(1), false};
   absl::Time begin;
   std::vector<absl::Duration> waits;
   for (int round = 0; round < 4; ++round) {
@@ -306,7 +315,7 @@ TEST_F(CoreReach, WhoIsLostTimeAndAgainEntersLater) {
     EXPECT_THAT(lines, SizeIs(3));
     for (const int w : {1, 3, 4}) t.Ready(w, epoch);
     begin = t.now;
-    t.Do(again);
+    t.Join(2, 100, 1);
     lines = t.Loaded(2);
     if (lines.empty()) lines = Wait(absl::Seconds(10));
     EXPECT_THAT(lines, SizeIs(4));
@@ -394,7 +403,7 @@ TEST_F(CoreReachReports, WhoFailsWithOneAfterAnotherIsLeftOutInTheirStead) {
 
 TEST_F(CoreReachReports, WhoTakesNoPartAccusesNobody) {
   t.Lose(4);
-  t.Do(WorkerJoined{WorkerId(5), "host", 105, 100, RankId(3), false});  // it loads
+  t.Join(5, 100, 3);  // it loads
   AllReady();
   for (int i = 0; i < 3; ++i) {
     t.now += absl::Seconds(3);

@@ -136,6 +136,7 @@ class Transcript {
   Lines Join(int64_t worker, int64_t cache_blocks = 100, std::optional<int> rank = std::nullopt,
              bool fixed = false) {
     WorkerJoined joined{WorkerId(worker), "host", 100 + worker, cache_blocks, std::nullopt, fixed};
+    joined.boot_nonce = 100 + worker;
     if (rank.has_value()) joined.wanted_rank = RankId(*rank);
     return Do(joined);
   }

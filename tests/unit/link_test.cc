@@ -124,6 +124,7 @@ TEST_F(LinkTest, AHelloBecomesWorkerJoined) {
   proto::Hello hello = GoodHello();
   hello.set_wanted_rank(3);
   hello.set_last_epoch(41);
+  hello.set_boot_nonce(99);
   auto worker = Dial(hello);
   const Event event = events_.Next();
   const auto* joined = std::get_if<WorkerJoined>(&event);
@@ -134,6 +135,7 @@ TEST_F(LinkTest, AHelloBecomesWorkerJoined) {
   EXPECT_EQ(joined->wanted_rank, RankId(3));
   EXPECT_FALSE(joined->rank_fixed);
   EXPECT_EQ(joined->last_epoch, Epoch(41));
+  EXPECT_EQ(joined->boot_nonce, 99);
 }
 
 TEST_F(LinkTest, AWorkerThatDiffersIsRefusedWithBothValues) {

@@ -10,7 +10,7 @@ namespace {
 
 constexpr absl::Duration kTimeToReturn = absl::Seconds(10);
 constexpr absl::Duration kTimeToReturnWhenMissed = absl::Seconds(6);
-constexpr absl::Duration kTimeToStart = absl::Minutes(1);
+constexpr absl::Duration kTimeToStart = absl::Minutes(5);
 
 bool Any(const ClusterSnapshot& snapshot, absl::string_view state) {
   return std::any_of(snapshot.workers.begin(), snapshot.workers.end(),

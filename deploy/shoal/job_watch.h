@@ -16,8 +16,8 @@ class JobWatch {
   // The job is being started again: for a while its ranks are gone. Any thread.
   void Restarted() { starting_ = true; }
   // To be asked every second or so, by one thread. True, once, when the time for ranks to come back
-  // is over: 6 s while requests wait, else 10 s, a minute for ranks of a job just started. Loading
-  // has a deadline of its own.
+  // is over: 6 s while requests wait, else 10 s, five minutes for ranks of a job just started, which read a
+  // part of their weights before they say hello. Loading has a deadline of its own.
   bool IsBroken(const ClusterSnapshot& snapshot, absl::Time now);
 
  private:

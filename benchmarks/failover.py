@@ -13,7 +13,7 @@ of its prompt and what had come of its text, one stream after the other, under a
 With --steady nothing happens to anybody: a cluster with --holders and one with a single holder take turns with the same
 streams, and the cost of what is there for failover alone is the ratio of each pair, in tokens/s and in CPU time per token.
 
-  benchmarks/failover.py --steady --rounds 20
+  benchmarks/failover.py --steady --starts 16 --rounds 20 --tokens 400
 """
 
 import argparse
@@ -26,6 +26,7 @@ import random
 import selectors
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -221,7 +222,8 @@ def steady_turn(cluster, arguments, seed):
     return tokens / (end - begin), 1e3 * (cluster.cpu_seconds() - cpu) / tokens
 
 
-def steady(arguments, transport):
+def steady_start(arguments, transport):
+    """Ratios of pairs of turns of two clusters that run side by side: of time, and of CPU time, per token."""
     clusters = {holders: Cluster(arguments, transport, holders) for holders in (1, arguments.holders)}
     speeds, costs = [], []
     try:
@@ -237,18 +239,28 @@ def steady(arguments, transport):
     finally:
         for cluster in clusters.values():
             cluster.stop()
+    return speeds, costs
+
+
+def steady(arguments, transport):
+    starts = []
+    for _ in range(arguments.starts):
+        starts.append(steady_start(arguments, transport))
+        if arguments.json:
+            print(json.dumps({"transport": transport, "workers": arguments.workers, "holders": arguments.holders,
+                              "streams": arguments.streams, "tokens": arguments.tokens,
+                              "time_per_token_ratios": starts[-1][0],
+                              "cpu_time_per_token_ratios": starts[-1][1]}), flush=True)
     if arguments.json:
-        print(json.dumps({"transport": transport, "workers": arguments.workers, "holders": arguments.holders,
-                          "streams": arguments.streams, "tokens": arguments.tokens, "time_per_token_ratios": speeds,
-                          "cpu_time_per_token_ratios": costs}), flush=True)
         return
-    print(f"{transport}, steady: {arguments.rounds} pairs, {arguments.workers} workers, {arguments.holders} holders beside 1, "
-          f"{arguments.streams} streams of {arguments.tokens} tokens")
-    for name, ratios in (("time per token", speeds), ("CPU time per token", costs)):
-        ratios = sorted(100 * (ratio - 1) for ratio in ratios)
-        quarter = len(ratios) // 4
-        print(f"  {name:<20} {ratios[len(ratios) // 2]:+6.2f} % (median; quartiles {ratios[quarter]:+.2f} % to "
-              f"{ratios[-1 - quarter]:+.2f} %)", flush=True)
+    print(f"{transport}, steady: {arguments.starts} starts of {arguments.rounds} pairs, {arguments.workers} workers, "
+          f"{arguments.holders} holders beside 1, {arguments.streams} streams of {arguments.tokens} tokens")
+    for name, ratios in zip(("time per token", "CPU time per token"), zip(*starts)):
+        # How the processes lie in memory differs from start to start, and stays: a start is one observation.
+        means = sorted(100 * (statistics.fmean(start) - 1) for start in ratios)
+        error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+        print(f"  {name:<20} {statistics.fmean(means):+6.2f} % (mean over starts; standard error {error:.2f} %, "
+              f"starts from {means[0]:+.2f} % to {means[-1]:+.2f} %)", flush=True)
 
 
 def show(name, values, note):
@@ -269,6 +281,7 @@ def main():
     parser.add_argument("--transport", nargs="+", default=["shm"])
     parser.add_argument("--fault", nargs="+", choices=("kill", "stop"), default=["kill"])
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--starts", type=int, default=10, help="with --steady: new clusters, each for --rounds pairs")
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=1700)
     parser.add_argument("--seed", type=int, default=1)

@@ -124,7 +124,8 @@ absl::Status Inbox::WhyMissing(const ExchangeTag& tag, uint64_t count,
   if (const absl::Status status = board_.status(); !status.ok()) {
     return WaitEnded(InExchange(tag, rank_, status), missing);
   }
-  if (!ended.ok()) return WaitEnded(ended, missing);
+  // Who is late sees others leave, one of them first: that one is no more to blame than the others.
+  if (!ended.ok()) return WaitEnded(BlamePeers(ended, {}), missing);
   return TimeoutError(tag, rank_, missing);
 }
 

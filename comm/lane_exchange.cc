@@ -125,9 +125,7 @@ absl::Status LaneExchange::Reserve(const ExchangeTag& tag, RankId peer, absl::Ti
       return WaitEnded(InExchange(tag, rank_, status), {missing});
     }
     if (outlet.reader_epoch() > tag.epoch) {
-      return WaitEnded(
-          EpochError(tag, rank_, outlet.reader_epoch(), absl::StrCat("rank ", peer.value())),
-          {missing});
+      return EpochError(tag, rank_, outlet.reader_epoch(), absl::StrCat("rank ", peer.value()));
     }
     if (outlet.reader_closed()) return GoneError(tag, rank_, peer, "has left");
     return BackPressureError(tag, rank_, missing);

@@ -11,10 +11,14 @@ namespace shoal {
 absl::Status PeerBoard::status() const {
   if (cancelled()) return absl::AbortedError("cancelled");
   absl::MutexLock lock(&mutex_);
-  for (const absl::Status& failure : failures_) {
-    if (!failure.ok()) return failure;
+  absl::Status first;
+  std::vector<RankId> failed;
+  for (size_t peer = 0; peer < failures_.size(); ++peer) {
+    if (failures_[peer].ok()) continue;
+    first.Update(failures_[peer]);
+    failed.push_back(RankId(static_cast<int32_t>(peer)));
   }
-  return absl::OkStatus();
+  return first.ok() ? first : BlamePeers(first, failed);
 }
 
 void PeerBoard::Cancel() {

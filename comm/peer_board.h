@@ -23,8 +23,8 @@ class PeerBoard {
   bool stopped() const { return stopped_.load(std::memory_order_acquire); }
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
 
-  // OK; Aborted when cancelled; else what was reported about the first failed peer, which names and
-  // blames it.
+  // OK; Aborted when cancelled; else what was reported about the first failed peer, which it names.
+  // Blames all that have failed.
   absl::Status status() const;
 
   void Cancel();

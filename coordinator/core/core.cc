@@ -182,8 +182,7 @@ void CoordinatorCore::On(const StepDone& event, absl::Time now, std::vector<Comm
       absl::StrAppend(&end.why, "; slowest of late was rank ", slowest->value());
     }
   }
-  membership_.StepFailed(status, now, commands);
-  membership_.Waited(event.worker, event.epoch, event.blamed);
+  membership_.StepFailed(event, status, now, commands);
   membership_.Answered(event.worker, now);  // in the new epoch: its failure was an answer
   End(Recovery::Cause::kStep, end, now);
 }

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "coordinator/core/accusations.h"
@@ -14,24 +15,45 @@ namespace shoal {
 
 class FailedSteps {
  public:
+  explicit FailedSteps(absl::Duration step_timeout) : step_timeout_(step_timeout) {}
+
   // One more: the epoch ends with the first word of it. What is said of it later is added.
-  void Begin(Epoch epoch, absl::Time now);
+  void Begin(Epoch epoch, const absl::Status& why, absl::Time now);
   // `by` was waiting for these in the epoch that failed last; of another epoch it does not matter.
   void Add(Epoch epoch, RankId by, absl::Span<const RankId> waited_for);
-  void Clear();
+  // A step was committed in an epoch announced so long ago. True: that shows that steps fail no
+  // more; small ones may do where larger ones are lost.
+  bool Committed(absl::Duration age);
+  // They have failed often enough for somebody to be left out: who waited for whom; empty
+  // otherwise, and if all blame nobody. Of all failures but the last, of which not all have spoken
+  // yet; if steps were committed between them, of pairs that failed more than once. Who is waited
+  // for, and waits itself for a third, is not to blame.
+  std::vector<Accusation> ToBlame(absl::Time now) const;
+  // They fail still, but what was said does not count any more: other members take part.
+  void Restart();
+  // They fail no more, or none can be made.
+  void End();
 
-  int count() const { return count_; }
-  absl::Time since() const { return since_; }  // the first of them
-  // Of all failures but the last, of which not all have spoken yet. Who is waited for, and waits
-  // itself for a third, is not to blame.
-  const std::vector<Accusation>& before() const { return before_; }
+  // The first of them.
+  absl::Time since() const { return since_; }
 
  private:
+  struct Wait {
+    Accusation accusation;
+    int failure;
+  };
+  void Conclude();
+
+  const absl::Duration step_timeout_;
+  absl::Time since_ = absl::InfiniteFuture();
+  bool timed_out_ = false;  // the last one
+  // Since Restart:
   int count_ = 0;
-  absl::Time since_;
+  absl::Time first_;
+  bool committed_between_ = false;
   Epoch last_epoch_;
-  std::vector<Accusation> last_;    // who waited for whom
-  std::vector<Accusation> before_;
+  std::vector<Accusation> last_;  // who waited for whom
+  std::vector<Wait> before_;      // of the failures before, the latest ones
 };
 
 }  // namespace shoal

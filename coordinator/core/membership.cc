@@ -45,11 +45,11 @@ Membership::Membership(const CoreConfig& config)
     : n_routed_experts_(config.n_routed_experts),
       placement_request_(RequestFor(config)),
       heartbeat_timeout_(config.heartbeat_timeout),
-      step_timeout_(config.step_timeout),
       connect_timeout_(std::max(config.step_timeout, ConnectTime(config.workers) + kReportTime)),
       loading_timeout_(config.loading_timeout),
       placement_(config.placement),
-      roster_(config.workers) {
+      roster_(config.workers),
+      failed_steps_(config.step_timeout) {
   roster_.SetPlacement(placement_);
 }
 
@@ -170,6 +170,7 @@ bool Membership::Ready(WorkerId worker, Epoch epoch) {
   begun_ = true;
   vain_connects_ = 0;
   unconnected_since_ = absl::InfiniteFuture();
+  ForgetFaults(KnownFault::In::kConnect);
   Recount();
   return true;
 }
@@ -240,7 +241,8 @@ std::vector<RankId> Membership::AbsentRanks() const {
 
 void Membership::Wait(std::string why) {
   paused_ = std::move(why);
-  unconnected_since_ = steps_fail_since_ = absl::InfiniteFuture();
+  unconnected_since_ = absl::InfiniteFuture();
+  failed_steps_.End();
   for (auto& [id, member] : roster_.members()) {
     if (!formed_ || member.loaded) member.asked = absl::InfiniteFuture();
   }
@@ -279,7 +281,8 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   epoch_ = std::max(epoch_, first);
   announced_ = true;
   announced_at_ = now;
-  if (members_ == nullptr || *members_ != *members) failed_steps_.Clear();
+  steps_are_fine_ = false;
+  if (members_ == nullptr || *members_ != *members) failed_steps_.Restart();
   members_ = members;
   if (std::exchange(begun_, false)) connecting_since_ = now;
   for (const std::optional<WorkerId>& worker : *members) {
@@ -287,9 +290,9 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
     Member& member = *roster_.Find(*worker);
     member.told = true;
     member.in_epoch = true;
-    // One that left an earlier epoch unanswered has had its time since then: others that give up
-    // waiting for it must not save it.
-    if (member.asked == absl::InfiniteFuture()) {
+    // One that has said nothing since an earlier epoch has had its time since then: others that
+    // give up waiting for it must not save it.
+    if (member.asked == absl::InfiniteFuture() || member.answered) {
       member.asked = now;
       member.answered = false;
     }

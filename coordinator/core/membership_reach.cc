@@ -14,11 +14,6 @@ namespace {
 // A network may be away for a while; whom a standby replaces must load again if it was nothing but
 // that.
 constexpr absl::Duration kPatienceWithTheNeeded = absl::Seconds(15);
-// Two failures may be two accidents, if they come one upon the other.
-constexpr int kMostFailedSteps = 3;
-constexpr absl::Duration kLongFailure = absl::Seconds(5);
-constexpr absl::Duration kTimeOfAccusation = absl::Minutes(1);
-constexpr size_t kMostAccusations = 100'000;  // beyond: all is forgotten
 
 }  // namespace
 
@@ -45,7 +40,8 @@ std::vector<RankId> Membership::OtherMembers(RankId by, absl::Span<const RankId>
 
 std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>& commands) {
   if (!accusations_.Complete(unready_, now)) return std::nullopt;
-  const InTheWay out = WhoIsInTheWay(accusations_.all(), AbsentRanks());
+  ForgetFaults(KnownFault::In::kConnect);  // what is not said again
+  const InTheWay out = WhoIsInTheWay(KnownFault::In::kConnect, accusations_.all());
   EpochEnd end{"", accusations_.why(), accusations_.since(), accusations_.since()};
   for (const RankId rank : out.ranks) {
     absl::StrAppend(&end.who, end.who.empty() ? "" : ", ", roster_.Describe(roster_.At(rank)->id));
@@ -58,19 +54,18 @@ std::optional<EpochEnd> Membership::Settle(absl::Time now, std::vector<Command>&
   return end;
 }
 
-void Membership::StepFailed(const absl::Status& why, absl::Time now,
+void Membership::StepFailed(const StepDone& event, const absl::Status& why, absl::Time now,
                             std::vector<Command>& commands) {
   ++vain_steps_;
-  steps_time_out_ = absl::IsDeadlineExceeded(why);
-  steps_fail_since_ = std::min(steps_fail_since_, now);
-  failed_steps_.Begin(epoch_, now);
+  failed_steps_.Begin(epoch_, why, now);
+  Waited(event.worker, event.epoch, event.blamed);
   InTheWay out;
-  if (failed_steps_.count() == kMostFailedSteps || now - failed_steps_.since() > kLongFailure) {
-    out = WhoFailsSteps(now);
-    failed_steps_.Clear();
+  if (const std::vector<Accusation> blamed = failed_steps_.ToBlame(now); !blamed.empty()) {
+    out = WhoIsInTheWay(KnownFault::In::kStep, blamed);
+    failed_steps_.Restart();
   }
   EndEpoch();
-  KeepOut(out, steps_fail_since_, now, commands);
+  KeepOut(out, failed_steps_.since(), now, commands);
   Follow(now, commands);
 }
 
@@ -82,65 +77,70 @@ void Membership::Waited(WorkerId worker, Epoch epoch, absl::Span<const RankId> r
 }
 
 void Membership::Progressed(absl::Time now) {
-  // Small steps may do where larger ones are lost.
-  if (steps_time_out_ && now - announced_at_ <= step_timeout_) return;
   vain_steps_ = 0;
-  steps_fail_since_ = absl::InfiniteFuture();
-  failed_steps_.Clear();
+  if (steps_are_fine_ || !failed_steps_.Committed(now - announced_at_)) return;
+  steps_are_fine_ = true;
+  ForgetFaults(KnownFault::In::kStep);
 }
 
-Membership::InTheWay Membership::WhoFailsSteps(absl::Time now) {
-  if (failed_steps_.before().empty()) return {};  // what was told before is about other failures
-  std::erase_if(past_accusations_, [&](const PastAccusation& past) {
-    return now - past.told > kTimeOfAccusation + 4 * step_timeout_ ||
-           roster_.Find(past.by) == nullptr || roster_.Find(past.of) == nullptr;
+void Membership::ForgetFaults(KnownFault::In in) {
+  known_faults_.Forget([&](const KnownFault& fault) {
+    const Member *by = roster_.Find(fault.by), *of = roster_.Find(fault.of);
+    if (by == nullptr || of == nullptr) return true;
+    return fault.in == in && by->in_epoch && of->in_epoch && by->asked == absl::InfiniteFuture();
   });
-  if (past_accusations_.size() > kMostAccusations) past_accusations_.clear();
-  for (const Accusation& accusation : failed_steps_.before()) {
-    past_accusations_.push_back(
-        {roster_.At(accusation.by)->id, roster_.At(accusation.of)->id, now});
+}
+
+Membership::InTheWay Membership::WhoIsInTheWay(KnownFault::In in,
+                                               absl::Span<const Accusation> accusations) {
+  std::vector<KnownFault> present;
+  for (const Accusation& accusation : accusations) {
+    present.push_back({in, roster_.At(accusation.by)->id, roster_.At(accusation.of)->id});
   }
+  known_faults_.Add(present);
   std::vector<Accusation> all;
   std::set<RankId> named;
-  for (const PastAccusation& past : past_accusations_) {
-    const Member &by = *roster_.Find(past.by), &of = *roster_.Find(past.of);
-    if (!by.loaded || !of.loaded || !by.rank.has_value() || !of.rank.has_value()) continue;
-    all.push_back({*by.rank, *of.rank});
-    named.insert({*by.rank, *of.rank});
+  for (const KnownFault& fault : known_faults_.all()) {
+    const Member *by = roster_.Find(fault.by), *of = roster_.Find(fault.of);
+    if (by == nullptr || of == nullptr || !by->rank.has_value() || !of->rank.has_value()) continue;
+    if (formed_ && !(by->loaded && of->loaded)) continue;
+    all.push_back({*by->rank, *of->rank});
+    named.insert({*by->rank, *of->rank});
   }
+  // Of whom faults are known may come again, if all get on with it without somebody else.
   std::vector<RankId> absent = AbsentRanks();
   std::erase_if(absent, [&](RankId rank) { return named.contains(rank); });
-  InTheWay out = WhoIsInTheWay(all, absent);
-  if (out.needed) return WhoIsInTheWay(failed_steps_.before(), AbsentRanks());
-  for (const RankId rank : out.ranks) named.erase(rank);
-  for (const RankId rank : named) roster_.At(rank)->leave.End();
-  return out;
-}
-
-Membership::InTheWay Membership::WhoIsInTheWay(absl::Span<const Accusation> accusations,
-                                               const std::vector<RankId>& absent) const {
   std::vector<int64_t> joined(roster_.world_size());
   for (int r = 0; r < roster_.world_size(); ++r) {
     if (const Member* member = roster_.At(RankId(r))) joined[r] = member->id.value();
   }
   InTheWay out;
   if (formed_) {
-    out.ranks = LeaveOut(accusations, joined, [&](absl::Span<const RankId> ranks) {
-      std::vector<RankId> all = absent;
-      all.insert(all.end(), ranks.begin(), ranks.end());
-      return static_cast<int>(all.size()) < roster_.world_size() &&
-             placement_->CheckWithout(all).ok();
+    out.ranks = LeaveOut(all, joined, [&](absl::Span<const RankId> ranks) {
+      std::vector<RankId> without = absent;
+      without.insert(without.end(), ranks.begin(), ranks.end());
+      return static_cast<int>(without.size()) < roster_.world_size() &&
+             placement_->CheckWithout(without).ok();
     });
   }
   out.needed = out.ranks.empty();
   if (out.needed) {
-    out.ranks = LeaveOut(accusations, joined, [](absl::Span<const RankId>) { return true; });
+    out.ranks = LeaveOut(all, joined, [](absl::Span<const RankId>) { return true; });
+    known_faults_.Forget([](const KnownFault&) { return true; });
+    known_faults_.Add(present);
+  } else {
+    for (const RankId rank : out.ranks) named.erase(rank);
+    out.others.assign(named.begin(), named.end());
   }
   return out;
 }
 
 void Membership::KeepOut(const InTheWay& out, absl::Time since, absl::Time now,
                          std::vector<Command>& commands) {
+  for (const RankId rank : out.others) roster_.At(rank)->leave.End();
+  if (out.needed) {  // perhaps not, with those who were left out
+    for (auto& [id, member] : roster_.members()) member.leave.End();
+  }
   for (const RankId rank : out.ranks) {
     Member& member = *roster_.At(rank);
     if (out.needed) {

@@ -18,6 +18,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Matches;
+using ::testing::Not;
 using ::testing::SizeIs;
 using ::testing::StartsWith;
 
@@ -329,123 +330,57 @@ TEST_F(CoreReach, WhoIsLostTimeAndAgainEntersLater) {
   EXPECT_EQ(waits[3], absl::Milliseconds(4000));
 }
 
-class CoreReachReports : public ::testing::Test {
- protected:
-  static CoreConfig Config() {
-    CoreConfig config = Transcript::Small(4);
-    config.holders = 2;
-    return config;
+// Who is needed and whom nobody reaches stops all, but not until the end of another one's leave.
+TEST_F(CoreReach, WhoIsOnLeaveComesBackWhenAnotherIsOutOfReach) {
+  t.Do(RequestCancelled{RequestId(1), std::nullopt});
+  int64_t epoch = 2;
+  for (int leave = 0; leave < 3; ++leave) {  // the next one is 135 s long
+    LeaveOutTheSecond(epoch);
+    EXPECT_THAT(Wait(absl::Seconds(400)), Contains(HasSubstr("assign w2 rank 1")));
+    epoch += 2;
   }
-  CoreReachReports() : t(Config()) {
-    t.Serve();
-    t.Arrive(MakeRequest(1, 2, 9));
+  LeaveOutTheSecond(epoch);
+  int other = 0;  // holds experts together with the second
+  for (const WorkerSnapshot& worker : t.Snapshot().workers) {
+    if (worker.death.experts_lost > 0) other = static_cast<int>(worker.worker.value());
   }
-  StepDone Failure(int64_t worker, absl::StatusCode code, const std::vector<RankId>& blamed) const {
-    StepDone done =
-        Transcript::Report(worker, t.Snapshot().steps + 1, {}, t.Snapshot().epoch.value());
-    done.status = absl::Status(code, "no");
-    done.blamed = blamed;
-    return done;
-  }
-  void AllReady() {
-    for (int w = 1; w <= 4; ++w) t.Ready(w, t.Snapshot().epoch.value());
-  }
-
-  Transcript t;
-};
-
-// Peers connect, and then nothing comes through.
-TEST_F(CoreReachReports, WhoFailsStepAfterStepIsLeftOut) {
-  int64_t epoch = 1;
-  const auto fail = [&](int64_t worker, const std::vector<RankId>& blamed) {
-    t.now += absl::Seconds(1);
-    StepDone done = Transcript::Report(worker, t.Snapshot().steps + 1, {}, epoch);
-    done.status = absl::DataLossError("a corrupt message");
-    done.blamed = blamed;
-    return t.Do(done);
-  };
-  for (; epoch < 3; ++epoch) {
-    EXPECT_THAT(fail(3, {RankId(1)}), SizeIs(4));  // nobody is evicted for what another one sent
-    for (const int w : {1, 2, 3, 4}) t.Ready(w, epoch + 1);
-  }
-  const std::string end = " epoch 4 without 1";
-  EXPECT_THAT(
-      fail(2, {RankId(0), RankId(2), RankId(99)}),
-      ElementsAre("assign w1 rank 0" + end, "assign w3 rank 2" + end, "assign w4 rank 3" + end));
-  EXPECT_EQ(t.Snapshot().workers[1].state, "left out");
-  EXPECT_EQ(t.Snapshot().recoveries.back().cause, Recovery::Cause::kStep);
-}
-
-// First only one of its links fails, and the other end of that is left out; then a second one.
-TEST_F(CoreReachReports, WhoFailsWithOneAfterAnotherIsLeftOutInTheirStead) {
-  int64_t epoch = 1;
-  // The first rank hears nothing of that one, and everybody waits for the first.
-  const auto fail = [&](int rank) {
-    Lines lines;
-    for (int worker = 1; worker <= 4; ++worker) {
-      if (t.Snapshot().workers[worker - 1].state == "left out") continue;
-      t.now += absl::Milliseconds(500);
-      StepDone done = Transcript::Report(worker, t.Snapshot().steps + 1, {}, epoch);
-      done.status = absl::DeadlineExceededError("nothing comes");
-      done.blamed = {RankId(worker == 1 ? rank : 0)};
-      const Lines more = t.Do(done);
-      lines.insert(lines.end(), more.begin(), more.end());
+  ASSERT_GT(other, 0);
+  const int speaker = other == 1 ? 3 : 1;
+  t.Arrive(MakeRequest(2, 2, 9));
+  StepDone failure =
+      Transcript::Report(speaker, t.Snapshot().steps + 1, {}, t.Snapshot().epoch.value());
+  failure.status = absl::UnavailableError("gone");
+  failure.blamed = {RankId(other - 1)};
+  t.Do(failure);
+  const absl::Time begin = t.now;
+  const std::string without_other = absl::StrCat("without ", other - 1);
+  for (Lines lines; !Matches(Contains(HasSubstr(without_other)))(lines);) {
+    ASSERT_LT(t.now - begin, absl::Seconds(20));
+    const int64_t now_epoch = t.Snapshot().epoch.value();
+    for (int w = 1; w <= 4; ++w) {
+      if (w == other) {
+        Fail(w, now_epoch, {0, 1, 2, 3});
+      } else {
+        Fail(w, now_epoch, {other - 1});
+      }
     }
-    ++epoch;
-    for (int worker = 1; worker <= 4; ++worker) t.Ready(worker, epoch);
-    return lines;
-  };
-  for (int i = 0; i < 2; ++i) EXPECT_THAT(fail(1), SizeIs(4));
-  EXPECT_THAT(fail(1), Contains("assign w1 rank 0 epoch 4 without 1"));
-  for (int i = 0; i < 2; ++i) EXPECT_THAT(fail(2), SizeIs(3));
-  EXPECT_THAT(fail(2), Contains("assign w2 rank 1 epoch 7 without 0"));
-}
-
-TEST_F(CoreReachReports, WhoTakesNoPartAccusesNobody) {
-  t.Lose(4);
-  t.Join(5, 100, 3);  // it loads
-  AllReady();
-  for (int i = 0; i < 3; ++i) {
-    t.now += absl::Seconds(3);
-    const int64_t epoch = t.Snapshot().epoch.value();
-    t.Do(Failure(1, absl::StatusCode::kDeadlineExceeded, {RankId(1)}));
-    StepDone forged = Transcript::Report(5, 1, {}, epoch);
-    forged.status = absl::AbortedError("it was the first");
-    forged.blamed = {RankId(0), RankId(2)};
-    t.Do(forged);
-    if (i == 1) t.Lose(5);
-    AllReady();
+    lines = Wait(absl::Seconds(2));
   }
-  EXPECT_NE(t.Snapshot().workers[0].state, "left out");
-  EXPECT_NE(t.Snapshot().workers[2].state, "left out");
 }
 
-TEST_F(CoreReachReports, WhoBlamesNobodyThereIsEvicted) {
-  EXPECT_THAT(t.Do(Failure(2, absl::StatusCode::kInternal, {RankId(1), RankId(99), RankId(-1)})),
-              Contains(StartsWith("evict w2: INTERNAL")));
-}
-
-// Small messages pass: every epoch commits a step before a larger one is lost.
-TEST_F(CoreReachReports, StepsThatAreCommittedBetweenDoNotHideWhoFails) {
-  t.Done(1, 1, {{1, 2, 20}});
-  for (const int w : {2, 3, 4}) t.Done(w, 1);
-  for (int i = 0; i < 2; ++i) {
-    t.now += absl::Seconds(30);
+// The others have no time to say anything in any epoch, and say it in the next one.
+TEST_F(CoreReachOneHolder, WhoWasInterruptedDoesNotHang) {
+  const absl::Time begin = t.now;
+  for (int64_t last = 0; t.now - begin < absl::Minutes(2);) {
     const int64_t epoch = t.Snapshot().epoch.value();
-    for (const int w : {1, 3, 4}) {
-      StepDone late = Failure(w, absl::StatusCode::kDeadlineExceeded, {RankId(1)});
-      late.epoch = Epoch(epoch);
-      t.Do(late);
+    if (epoch != last) {
+      for (int w = 2; w <= 4 && last != 0; ++w) Fail(w, last, {});
+      last = epoch;
     }
-    AllReady();
-    if (i > 0) break;
-    const int64_t step = t.Snapshot().steps + 1;
-    ASSERT_EQ(step, 2);
-    for (const int w : {2, 3, 4}) t.Done(w, 4);
-    t.Done(1, 4, {{1, 3, 21}});
-    ASSERT_EQ(t.Snapshot().steps, 2);
+    Fail(1, epoch, {1});  // at once
+    for (int w = 1; w <= 4; ++w) t.Do(Heartbeat{WorkerId(w)});
+    EXPECT_THAT(t.TickAfter(absl::Milliseconds(50)), Not(Contains(StartsWith("evict"))));
   }
-  EXPECT_EQ(t.Snapshot().workers[1].state, "left out");
 }
 
 TEST(CoreReachFirst, AStandbyTakesARankThatKeepsTheUnitFromForming) {

@@ -144,7 +144,8 @@ TEST_F(LinkHelloTest, NumericsAreKeptOnceARankWasAssigned) {
   EXPECT_THAT(std::string(refusal.status().message()), ::testing::HasSubstr("numerics"));
 }
 
-// One that comes from another coordinator is ahead of ours, but not by more than that one lived to see.
+// One that comes from another coordinator is ahead of ours, but not by more than that one lived to
+// see.
 TEST_F(LinkHelloTest, ALastEpochThatCannotBeIsRefusedAndNoneOfOurOwn) {
   Start();
   const auto refusal = [&](int64_t last_epoch) {
@@ -154,11 +155,12 @@ TEST_F(LinkHelloTest, ALastEpochThatCannotBeIsRefusedAndNoneOfOurOwn) {
     return worker->Receive(absl::Now() + absl::Milliseconds(300)).status();
   };
   const int64_t lead = int64_t{1} << 32;
-  for (const int64_t wrong : {int64_t{-1}, lead + 1, int64_t{1} << 62,
-                              std::numeric_limits<int64_t>::max()}) {
+  for (const int64_t wrong :
+       {int64_t{-1}, lead + 1, int64_t{1} << 62, std::numeric_limits<int64_t>::max()}) {
     const absl::Status status = refusal(wrong);
     EXPECT_EQ(status.code(), absl::StatusCode::kOutOfRange) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("its last epoch is ", wrong)));
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr(absl::StrCat("its last epoch is ", wrong)));
   }
   proto::Hello hello = GoodHello();
   hello.set_last_epoch(lead);

@@ -24,6 +24,7 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::IsSupersetOf;
 
 #if defined(__SANITIZE_THREAD__)
 constexpr int kSlowness = 8;  // ThreadSanitizer takes so much longer, and needs fewer rounds
@@ -333,6 +334,22 @@ TEST_P(CommContract, APeerInALaterEpochAbortsTheWait) {
     }
     ASSERT_EQ(SendAll(exchange, Tag(2, 0, 0), kSeed, Soon()), absl::OkStatus());
     EXPECT_EQ(ReceiveAll(exchange, Tag(2, 0, 0), kSeed, Soon()), absl::OkStatus());
+  });
+}
+
+// The others have given up waiting and gone on, one of them first: that one is not to blame.
+TEST_P(CommContract, WhoIsLateBlamesAllThatAreMissing) {
+  if (!SharesMemory(transport())) GTEST_SKIP() << "a peer must speak for its epoch to be known";
+  RunConnected(transport(), 3, 100, [&](Rank& me, Exchange& exchange) {
+    if (me.rank == 1) {
+      ASSERT_EQ(exchange.InstallEpoch(Epoch(2)), absl::OkStatus());
+    }
+    if (me.rank == 0) {
+      const absl::Status status = ReceiveAll(exchange, Tag(1, 0, 0), 1, Soon());
+      EXPECT_TRUE(absl::IsAborted(status)) << status;
+      EXPECT_THAT(BlamedPeers(status), IsSupersetOf({RankId(1), RankId(2)}));
+    }
+    me.meet();
   });
 }
 

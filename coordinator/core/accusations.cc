@@ -45,7 +45,9 @@ class Search {
     }
     std::sort(others.begin(), others.end());
     others.erase(std::unique(others.begin(), others.end()), others.end());
-    return FinishWithout({rank}) || FinishWithout(others);
+    if (FinishWithout({rank})) return true;
+    if (out.empty()) dead_ends_ = 0;  // the other half of all there is has its own
+    return FinishWithout(others);
   }
 
   // What was added later may do for what was added first.

@@ -19,17 +19,20 @@ class FailedSteps {
 
   // One more: the epoch ends with the first word of it. What is said of it later is added.
   void Begin(Epoch epoch, const absl::Status& why, absl::Time now);
-  // `by` was waiting for these in the epoch that failed last; of another epoch it does not matter.
+  // `by` was waiting for these, each named once, in the epoch that failed last; of another epoch it
+  // does not matter.
   void Add(Epoch epoch, RankId by, absl::Span<const RankId> waited_for);
-  // A step was committed in an epoch announced so long ago. True: that shows that steps fail no
-  // more; small ones may do where larger ones are lost.
-  bool Committed(absl::Duration age);
+  // A step was committed, so long after the first one of its epoch. True: that shows that steps
+  // fail no more; small ones may do where larger ones are lost.
+  bool Committed(absl::Duration since_first);
   // They have failed often enough for somebody to be left out: who waited for whom; empty
   // otherwise, and if all blame nobody. Of all failures but the last, of which not all have spoken
-  // yet; if steps were committed between them, of pairs that failed more than once. Who is waited
-  // for, and waits itself for a third, is not to blame.
+  // yet; if steps were committed between them, of pairs that failed more than once, and of ranks
+  // that each failure is about. Who is waited for, and waits itself for a third, is not to blame.
   std::vector<Accusation> ToBlame(absl::Time now) const;
-  // They fail still, but what was said does not count any more: other members take part.
+  // These have left, in order of rank, and perhaps were what the last failure was about.
+  void Forget(const std::vector<RankId>& ranks);
+  // They fail still, but what was said does not count any more: somebody was left out for it.
   void Restart();
   // They fail no more, or none can be made.
   void End();
@@ -52,8 +55,8 @@ class FailedSteps {
   absl::Time first_;
   bool committed_between_ = false;
   Epoch last_epoch_;
-  std::vector<Accusation> last_;  // who waited for whom
-  std::vector<Wait> before_;      // of the failures before, the latest ones
+  std::vector<std::vector<RankId>> last_;  // for whom each rank waited, in order of rank
+  std::vector<Wait> before_;               // of the failures before, the latest ones
 };
 
 }  // namespace shoal

@@ -24,6 +24,8 @@ class KnownFaults {
  public:
   void Add(absl::Span<const KnownFault> faults);
   void Forget(absl::FunctionRef<bool(const KnownFault&)> which);
+  // Of one of these two, said by the other one.
+  bool Between(WorkerId a, WorkerId b, KnownFault::In in) const;
   // Each once.
   absl::Span<const KnownFault> all() const { return all_; }
 

@@ -282,8 +282,16 @@ void Membership::Announce(absl::Time now, std::vector<Command>& commands) {
   announced_ = true;
   announced_at_ = now;
   steps_are_fine_ = false;
-  if (members_ == nullptr || *members_ != *members) failed_steps_.Restart();
+  first_commit_ = absl::InfiniteFuture();
   members_ = members;
+  std::vector<RankId> lost;
+  for (size_t r = 0; r < failed_members_.size(); ++r) {
+    if (failed_members_[r].has_value() && failed_members_[r] != (*members)[r]) {
+      failed_members_[r].reset();
+      lost.push_back(RankId(static_cast<int32_t>(r)));
+    }
+  }
+  if (!lost.empty()) failed_steps_.Forget(lost);
   if (std::exchange(begun_, false)) connecting_since_ = now;
   for (const std::optional<WorkerId>& worker : *members) {
     if (!worker.has_value()) continue;

@@ -127,6 +127,8 @@ class Membership {
   // Forgets such faults of members who have connected to each other, or made steps together, or
   // have said whom else they do not reach; and all of whoever is gone.
   void ForgetFaults(KnownFault::In in);
+  // What is said there of pairs whose steps are known to have failed before: once more is enough.
+  std::vector<Accusation> Relapses(const StepDone& event) const;
   // These accusations come to what is known of before. If then the unit needs whoever is in the
   // way, only they do.
   InTheWay WhoIsInTheWay(KnownFault::In in, absl::Span<const Accusation> accusations);
@@ -171,8 +173,10 @@ class Membership {
   int unready_ = 0;                             // members of the announced epoch not ready
   Accusations accusations_;                     // of the announced epoch
   std::shared_ptr<const UnitMembers> members_;  // of the epoch announced last
-  FailedSteps failed_steps_;                    // of epochs in a row with these members
-  bool steps_are_fine_ = false;                 // in this epoch: enough of them
+  UnitMembers failed_members_;                  // of the epoch that failed last, and there since
+  FailedSteps failed_steps_;                    // of epochs in a row
+  absl::Time first_commit_ = absl::InfiniteFuture();  // of this epoch
+  bool steps_are_fine_ = false;                       // in this epoch: enough of them
   KnownFaults known_faults_;
   std::string entrants_;
   absl::Time entrants_since_;

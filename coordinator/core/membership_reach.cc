@@ -58,9 +58,12 @@ void Membership::StepFailed(const StepDone& event, const absl::Status& why, absl
                             std::vector<Command>& commands) {
   ++vain_steps_;
   failed_steps_.Begin(epoch_, why, now);
+  failed_members_ = *members_;
   Waited(event.worker, event.epoch, event.blamed);
   InTheWay out;
-  if (const std::vector<Accusation> blamed = failed_steps_.ToBlame(now); !blamed.empty()) {
+  std::vector<Accusation> blamed = failed_steps_.ToBlame(now);
+  if (blamed.empty()) blamed = Relapses(event);
+  if (!blamed.empty()) {
     out = WhoIsInTheWay(KnownFault::In::kStep, blamed);
     failed_steps_.Restart();
   }
@@ -76,9 +79,21 @@ void Membership::Waited(WorkerId worker, Epoch epoch, absl::Span<const RankId> r
   failed_steps_.Add(epoch, *member->rank, OtherMembers(*member->rank, ranks));
 }
 
+std::vector<Accusation> Membership::Relapses(const StepDone& event) const {
+  std::vector<Accusation> relapses;
+  const Member& by = *roster_.Find(event.worker);
+  for (const RankId rank : OtherMembers(*by.rank, event.blamed)) {
+    if (known_faults_.Between(by.id, roster_.At(rank)->id, KnownFault::In::kStep)) {
+      relapses.push_back({*by.rank, rank});
+    }
+  }
+  return relapses;
+}
+
 void Membership::Progressed(absl::Time now) {
   vain_steps_ = 0;
-  if (steps_are_fine_ || !failed_steps_.Committed(now - announced_at_)) return;
+  first_commit_ = std::min(first_commit_, now);
+  if (steps_are_fine_ || !failed_steps_.Committed(now - first_commit_)) return;
   steps_are_fine_ = true;
   ForgetFaults(KnownFault::In::kStep);
 }
@@ -104,6 +119,10 @@ Membership::InTheWay Membership::WhoIsInTheWay(KnownFault::In in,
     const Member *by = roster_.Find(fault.by), *of = roster_.Find(fault.of);
     if (by == nullptr || of == nullptr || !by->rank.has_value() || !of->rank.has_value()) continue;
     if (formed_ && !(by->loaded && of->loaded)) continue;
+    // They have come to connecting, and that is not what kept them from it.
+    if (fault.in != in && fault.in == KnownFault::In::kStep && by->in_epoch && of->in_epoch) {
+      continue;
+    }
     all.push_back({*by->rank, *of->rank});
     named.insert({*by->rank, *of->rank});
   }

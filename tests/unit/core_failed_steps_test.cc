@@ -149,6 +149,9 @@ class CoreServingUnit {
     AllReady();
   }
 
+  // Members become ready so long after they were assigned.
+  absl::Duration connect_time;
+
   // A request of one token comes.
   void Begin() { Do(RequestArrived{MakeRequest(++request_, 2, 1)}); }
   // All its steps are done.
@@ -189,7 +192,7 @@ class CoreServingUnit {
   void Wait(absl::Duration time) {
     for (const absl::Time end = t_.now + time; t_.now < end;) {
       t_.now += absl::Milliseconds(50);
-      for (int w = 1; w <= 8; ++w) Do(Heartbeat{WorkerId(w)});
+      Beat();
       Do(Tick{});
       if (!t_.Snapshot().serving) AllReady();
     }
@@ -201,6 +204,27 @@ class CoreServingUnit {
       Begin();
       Commit();
       if (!t_.Snapshot().serving) AllReady();
+    }
+  }
+
+  void Lose(int worker) {
+    Do(WorkerLost{WorkerId(worker), "killed"});
+    AllReady();
+  }
+  // It has loaded, and enters with the next epoch, or when no step is under way.
+  void Join(int worker) {
+    WorkerJoined joined{WorkerId(worker), "host", 100 + worker, 100, std::nullopt};
+    joined.boot_nonce = 100 + worker;
+    Do(joined);
+    Do(WorkerLoaded{WorkerId(worker)});
+  }
+  // A worker dies, and the others, of this epoch then, do not reach another one.
+  void LoseAndCut(int dead, int cut) {
+    Do(WorkerLost{WorkerId(dead), "killed"});
+    const Epoch epoch = t_.Snapshot().epoch;
+    for (const std::optional<WorkerId>& worker : UnitMembers(members_)) {
+      if (!worker.has_value() || worker->value() == cut) continue;
+      Do(ConnectFailed{*worker, epoch, absl::DeadlineExceededError("no way"), {RankId(cut - 1)}});
     }
   }
 
@@ -236,7 +260,12 @@ class CoreServingUnit {
       }
     }
   }
+  void Beat() {
+    for (int w = 1; w <= 20; ++w) Do(Heartbeat{WorkerId(w)});
+  }
   void AllReady() {
+    t_.now += connect_time;
+    Beat();
     const Epoch epoch = t_.Snapshot().epoch;
     for (const std::optional<WorkerId>& worker : UnitMembers(members_)) {
       if (worker.has_value()) Do(WorkerReady{*worker, epoch});
@@ -299,6 +328,64 @@ TEST(CoreServingUnitTest, SmallStepsDoNotHideWhoSpoilsLargeOnes) {
   EXPECT_TRUE(unit.serving());
 }
 
+// The time to connect shows nothing of steps.
+TEST(CoreServingUnitTest, SlowConnectsDoNotHideWhoSpoilsSteps) {
+  CoreServingUnit unit(2, 0);
+  unit.connect_time = absl::Seconds(2);
+  for (int epochs = 0; unit.State(2) == "serving"; ++epochs) {
+    ASSERT_LT(epochs, 4);
+    unit.Begin();
+    unit.Commit();
+    unit.Begin();
+    unit.Fail(kBent, {{1, {1}}});
+  }
+}
+
+TEST(CoreServingUnitTest, WhoSpoilsStepsForOneAfterAnotherIsLeftOut) {
+  CoreServingUnit unit(3, 0, 6);
+  for (const int notices : {1, 3, 4}) {
+    ASSERT_EQ(unit.State(2), "serving");
+    unit.Begin();
+    unit.Commit();
+    unit.Begin();
+    unit.Fail(kBent, {{notices, {1}}});
+  }
+  EXPECT_EQ(unit.State(2), "left out");
+}
+
+// Another one comes and goes with every step.
+TEST(CoreServingUnitTest, WhoComesAndGoesDoesNotHideWhoHangs) {
+  CoreServingUnit unit(3, 0, 6);
+  int other = 6;
+  for (int i = 0; i < 6; ++i) unit.Begin();
+  for (int round = 0; unit.State(2) != "left out"; ++round) {
+    ASSERT_LT(round, 4);
+    unit.Wait(absl::Seconds(29));
+    unit.Fail(kLate, {{1, {1}}, {3, {1}}, {4, {1}}, {5, {1}}, {2, {0, 2, 3, 4}}});
+    unit.Lose(other);
+    unit.Begin();
+    unit.Join(other = 10 + round);
+  }
+}
+
+// Nothing was computed since it came back. That does not make it the one whom others do not reach.
+TEST(CoreServingUnitTest, WhoFailedStepsLongAgoIsNotInTheWayOfConnects) {
+  CoreServingUnit unit(4, 2, 6);
+  unit.Begin();
+  for (int i = 0; i < 3; ++i) {
+    unit.Wait(absl::Seconds(1));
+    unit.Fail(kBent, {{3, {1}}});
+  }
+  ASSERT_EQ(unit.State(2), "left out");
+  unit.Commit();
+  unit.Wait(absl::Seconds(300));
+  ASSERT_EQ(unit.State(2), "serving");
+  unit.LoseAndCut(6, 4);
+  unit.Wait(absl::Seconds(1));
+  EXPECT_EQ(unit.State(2), "serving");
+  EXPECT_EQ(unit.State(4), "left out");
+}
+
 TEST(CoreServingUnitTest, WaitsInACircleBlameSomebody) {
   CoreServingUnit unit(3, 0, 6);
   unit.Begin();
@@ -319,7 +406,7 @@ TEST(CoreServingUnitTest, WhoIsOnLeaveComesBackWhenAnotherFailsSteps) {
       if (w != spoiler && unit.State(w) == "serving") waits.push_back({w, {spoiler - 1}});
     }
     unit.Begin();
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < 3 && unit.State(spoiler) == "serving"; ++i) {
       unit.Wait(absl::Seconds(1));
       unit.Fail(kBent, waits);
     }

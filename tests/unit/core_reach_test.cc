@@ -448,5 +448,30 @@ TEST(LeaveOutTest, AFewWithoutWhomAllOthersMeet) {
   EXPECT_THAT(out({{a, b}, {b, a}, {c, d}, {d, c}}), ElementsAre(0, 2));
 }
 
+// One half holds all there is; the other one lacks what only one rank of the first holds.
+TEST(LeaveOutTest, HalfOfALargeUnit) {
+  constexpr int kHalf = 512;
+  std::vector<Accusation> all;
+  std::vector<int64_t> joined;
+  for (int a = 0; a < kHalf; ++a) {
+    for (int b = kHalf; b < 2 * kHalf; ++b) {
+      all.push_back({RankId(a), RankId(b)});
+      all.push_back({RankId(b), RankId(a)});
+    }
+  }
+  for (int rank = 0; rank < 2 * kHalf; ++rank) joined.push_back(rank);
+  for (const int lone : {kHalf, 2 * kHalf - 1}) {
+    const auto can_do_without = [&](absl::Span<const RankId> ranks) {
+      std::vector<bool> out(2 * kHalf, false);
+      for (const RankId rank : ranks) out[rank.value()] = true;
+      for (int i = 0; i < kHalf; ++i) {
+        if (out[i] && out[kHalf + i]) return false;
+      }
+      return !out[lone];
+    };
+    EXPECT_THAT(LeaveOut(all, joined, can_do_without), SizeIs(kHalf));
+  }
+}
+
 }  // namespace
 }  // namespace shoal::testing
